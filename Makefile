@@ -1,0 +1,52 @@
+# Everything starts here; `make help` lists it. Needs Python 3.11 or newer, make, and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check lint types lock clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## *(.*)/  make \1|\2/' | column -t -s '|'
+
+setup: $(READY)  ## make .venv with the locked versions (once; again when the lock changes)
+
+# The stamp is the last thing written: a set-up that broke off is done again.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "text2mask needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+	    echo "Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Setting up $(VENV): about 3 GB of packages, a few minutes, once."
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "'$(PYTHON)' cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## start the service, segment a bundled picture, write out/demo/, stop
+	@$(BIN)/python -m deployments.demo $(ARGS)
+
+serve: setup  ## start the service with the embedded model on 127.0.0.1:8000
+	@$(BIN)/text2mask serve $(ARGS)
+
+test: setup  ## run the tests; ARGS="-k name" picks some
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint types test  ## all that must hold before a commit lands
+
+lint: setup  ## ruff: mistakes, style, layout of imports
+	@$(BIN)/python -m ruff check .
+
+types: setup  ## mypy, strict
+	@$(BIN)/python -m mypy
+
+lock: setup  ## renew requirements.lock; ARGS=--upgrade takes the newest versions
+	@$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS) \
+	  --output-file requirements.lock pyproject.toml
+
+clean:  ## remove .venv, caches and outputs
+	@rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

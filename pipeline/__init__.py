@@ -1,0 +1,35 @@
+"""What is computed: words and an image in, masks out. torch and numpy, one process, no service.
+
+`import pipeline` is cheap: the names below load their module (and torch, where it needs it) on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.errors import StageError
+    from pipeline.result import Result
+    from pipeline.text_to_mask import TextToMask
+
+__version__ = "0.1.0"
+__all__ = ["Result", "StageError", "TextToMask", "__version__"]
+
+_HOME = {
+    "Result": "pipeline.result",
+    "StageError": "pipeline.errors",
+    "TextToMask": "pipeline.text_to_mask",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # the next look-up finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
