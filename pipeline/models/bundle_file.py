@@ -60,10 +60,10 @@ def read(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except FileNotFoundError:
         raise BundleError(f"{folder} holds no bundle.json; docs/bundles.md says how to write one.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read: {error}") from error
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers without end
+        raise BundleError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise BundleError(f"{path} must hold one JSON object.")
     _check(content, path)
@@ -97,9 +97,13 @@ def _check(content: dict[str, Any], path: Path) -> None:
 def inside(folder: Path, name: str, key: str) -> Path:
     """The file `name` of the bundle in `folder`. Raises BundleError where it leads outside, or is not there."""
     root = folder.resolve()
-    path = (root / name).resolve()
+    try:
+        path = (root / name).resolve()
+        found = path.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, a loop of links
+        path, found = root / key, False
     if not path.is_relative_to(root):
         raise BundleError(f"{folder / 'bundle.json'}: {key!r} leads out of the bundle's folder: {name!r}.")
-    if not path.is_file():
-        raise BundleError(f"{folder / 'bundle.json'}: {key!r} names {name!r}, and {path} is not a file.")
+    if not found:
+        raise BundleError(f"{folder / 'bundle.json'}: {key!r} names {name!r}, and there is no such file.")
     return path
