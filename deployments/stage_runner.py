@@ -1,0 +1,92 @@
+"""What the three stage deployments have in common: CPU work in a pool, the model behind a batcher."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+from deployments.batcher import Batcher
+from deployments.settings import StageSettings
+from pipeline.errors import StageError
+from pipeline.stages import Stage
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Raw = TypeVar("Raw")
+Output = TypeVar("Output")
+T = TypeVar("T")
+
+
+class StageRunner(Generic[Item, Raw, Output]):
+    """Runs a stage for many callers at once: `prepare` and `finish` in threads, `forward` in batches.
+
+    Args:
+        stage: the model; its `forward` is entered by one thread only.
+        settings: batch limits, and how many threads do the CPU work.
+    """
+
+    def __init__(self, stage: Stage[Item, Raw, Output], settings: StageSettings) -> None:
+        self._stage = stage
+        self._batcher: Batcher[Item, Raw] = Batcher(
+            stage.forward, max_batch_size=settings.max_batch_size, max_batch_cost=settings.max_batch_cost
+        )
+        self._pool = ThreadPoolExecutor(settings.cpu_threads, thread_name_prefix="cpu")
+
+    def warm_up(self, prepare: Callable[[], Item]) -> Output:
+        """One item through the whole stage, in the calling thread but for the model: for a replica's constructor."""
+        item = prepare()
+        raw = self._batcher.call(lambda: self._stage.forward([item]))[0]
+        return self._stage.finish(item, raw)
+
+    async def run(self, prepare: Callable[[], Item], deadline: float | None) -> Output:
+        """One item through the whole stage.
+
+        Args:
+            prepare: the stage's `prepare` with its arguments bound; runs in the CPU pool.
+            deadline: Unix time in seconds, or None; an item that is late is dropped before each step.
+
+        Raises:
+            StageError: always this, whatever failed, so that no exception text leaves the replica.
+        """
+        item = await self._in_pool(prepare, deadline)
+        raw = await self._batcher.submit(
+            item, key=self._stage.batch_key(item), cost=self._stage.cost(item), deadline=deadline
+        )
+        return await self._in_pool(lambda: self._stage.finish(item, raw), deadline)
+
+    async def close(self) -> None:
+        await self._batcher.close()
+        self._pool.shutdown()
+
+    async def _in_pool(self, work: Callable[[], T], deadline: float | None) -> T:
+        def guarded() -> T:
+            # Checked when a thread takes it up: what waited too long, or was given up, is not computed.
+            if deadline is not None and time.time() >= deadline:
+                raise StageError("deadline_exceeded", "the request's time was over before it was computed")
+            try:
+                return work()
+            except StageError:
+                raise
+            except Exception as error:
+                logger.exception("A stage failed on one item.")
+                raise StageError("internal", "the service failed on this request") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, guarded)
+
+
+def model_threads(setting: int) -> int:
+    """Threads of one model: `setting`, or for 0 half of this machine's CPUs.
+
+    Half, because the detector and the image encoder of one request run at the same time. Ray would give each replica
+    `OMP_NUM_THREADS` = its `num_cpus` rounded down, which is 1 for every fraction.
+    """
+    if setting:
+        return setting
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cpus // 2)
