@@ -1,4 +1,32 @@
 """Where it runs: the Ray Serve application, its HTTP face, the client and the command line. No tensor maths here.
 
-`import deployments` is cheap: it loads neither torch nor ray. Import what you need from its modules.
+`import deployments` is cheap: the names below load their module (and ray, where it needs it) on first use.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deployments.app import build_app
+    from deployments.settings import Settings
+
+__all__ = ["Settings", "build_app"]
+
+_HOME = {
+    "Settings": "deployments.settings",
+    "build_app": "deployments.app",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # the next look-up finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bundle import Bundle, BundleError, resolve, split_model_name
-from pipeline.models.registry import CHECKPOINTS, EMBEDDED, Kind
+from pipeline.models import bundle_file
+from pipeline.models.architectures import ARCHITECTURES
+from pipeline.models.registry import CHECKPOINTS, EMBEDDED, Kind, names
 
 SHA = "0123456789abcdef" * 4
 SEGMENTER: dict[str, Any] = {"kind": "segmenter", "architecture": "sam-vit-b", "weights": "model.pth", "sha256": SHA}
@@ -209,6 +211,12 @@ def test_bundle_json_that_is_not_json(raw: bytes, tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_bytes(raw)
     with pytest.raises(BundleError, match=r"bundle\.json"):
         resolve(tmp_path, "segmenter")
+
+
+def test_the_page_names_every_key_architecture_and_model() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "bundles.md").read_text(encoding="utf-8")
+    for word in [*bundle_file.CHECKS, *ARCHITECTURES, *names(), *(known.file for known in CHECKPOINTS.values())]:
+        assert f"`{word}`" in page, word
 
 
 JSON = st.recursive(
