@@ -68,7 +68,8 @@ def test_formats_equal_pil(format: str, options: dict[str, Any]) -> None:
     data = encoded(smooth(), format, **options)
     result = decode(data)
     np.testing.assert_array_equal(result, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
-    assert (result.dtype, result.shape) == (np.uint8, (60, 90, 3))
+    assert result.dtype == np.uint8
+    assert result.shape == (60, 90, 3)
     assert result.flags.c_contiguous
     assert result.flags.writeable
     assert read_size(data) == (60, 90)
