@@ -1,0 +1,175 @@
+"""The answer: one mask, box, label and score per instance, and its forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.masks import BoolArray, decode
+from pipeline.stages import RLE, Float32Array, Int32Array, UInt8Array
+
+_STEPS = ("negatives", "nms", "area", "cap")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Result:
+    """What was found in one image, best score first.
+
+    Two results are equal if they say the same of the image: masks are compared as RLE; `id`, `image_id` and
+    `timings_ms`, which differ between two runs of one request, are not compared.
+
+    Attributes:
+        image_size: `(height, width)` of the upright image.
+        labels: N texts, as the caller wrote them.
+        class_ids: `(N,)` int32, index of the label in the caller's list.
+        scores: `(N,)` float32, the detector's: highest token probability within the label's span.
+        text_scores: `(N,)` float32, mean token probability over the label's span.
+        boxes: `(N, 4)` float32 xyxy, in pixels of the upright image.
+        rles: N masks of the size of the image; None where no masks were asked for, as for the next two.
+        mask_scores: `(N,)` float32, SAM's predicted IoU.
+        areas: `(N,)` int32, mask pixels.
+        model: `"detector+segmenter"`.
+        id: of the request, where a service answered it.
+        image_id: by which the service knows the image.
+        timings_ms: milliseconds by stage, and in total.
+        passes: captions that the detector ran.
+        removed: detections removed by each step of the selection.
+        warnings: sentences for the caller.
+    """
+
+    image_size: tuple[int, int]
+    labels: tuple[str, ...]
+    class_ids: Int32Array
+    scores: Float32Array
+    text_scores: Float32Array
+    boxes: Float32Array
+    rles: tuple[RLE, ...] | None
+    mask_scores: Float32Array | None
+    areas: Int32Array | None
+    model: str
+    id: str | None = None
+    image_id: str | None = None
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    passes: int = 1
+    removed: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(_STEPS, 0))
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        plain = ("image_size", "labels", "rles", "model", "passes", "removed", "warnings")
+        arrays = ("class_ids", "scores", "text_scores", "boxes", "mask_scores", "areas")
+        return all(getattr(self, name) == getattr(other, name) for name in plain) and all(
+            _same(getattr(self, name), getattr(other, name)) for name in arrays
+        )
+
+    @property
+    def masks(self) -> BoolArray:
+        """`(N, H, W)` bool, decoded on each access: N times the image's pixels in memory; see `iter_masks`."""
+        height, width = self.image_size
+        masks = np.zeros((len(self), height, width), np.bool_)
+        for index, mask in enumerate(self.iter_masks()):
+            masks[index] = mask
+        return masks
+
+    def iter_masks(self) -> Iterator[BoolArray]:
+        """The masks, each `(H, W)` bool, decoded one at a time.
+
+        Raises:
+            ValueError: no masks were asked for.
+        """
+        if self.rles is None:
+            raise ValueError("this result has no masks: none were asked for")
+        return map(decode, self.rles)
+
+    def overlay(self, image: UInt8Array) -> UInt8Array:
+        """The image with masks, boxes, labels and scores drawn into it, `HxWx3` uint8 like `image`."""
+        from pipeline.overlay import draw  # here, since drawing needs PIL and a result does not
+
+        return draw(image, self)
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer of the HTTP interface; `id` and `image.id` only where they are known."""
+        height, width = self.image_size
+        answer: dict[str, Any] = {} if self.id is None else {"id": self.id}
+        known = {} if self.image_id is None else {"id": self.image_id}
+        return answer | {
+            "model": self.model,
+            "image": known | {"width": width, "height": height},
+            "detections": [self._detection(index) for index in range(len(self))],
+            "timings_ms": dict(self.timings_ms),
+            "passes": self.passes,
+            "removed": dict(self.removed),
+            "warnings": list(self.warnings),
+        }
+
+    def _detection(self, index: int) -> dict[str, Any]:
+        rle = None if self.rles is None else self.rles[index]
+        return {
+            "class_id": int(self.class_ids[index]),
+            "label": self.labels[index],
+            "score": _number(self.scores[index]),
+            "text_score": _number(self.text_scores[index]),
+            "box": [_number(side) for side in self.boxes[index]],
+            "mask": None if rle is None else {"format": "rle", "size": list(rle.size), "counts": rle.counts},
+            "mask_score": None if self.mask_scores is None else _number(self.mask_scores[index]),
+            "area": None if self.areas is None else int(self.areas[index]),
+        }
+
+    @staticmethod
+    def from_json(answer: Mapping[str, Any]) -> Result:
+        """Read an answer of `POST /v1/segment` or `/v1/detect`; the inverse of `to_json`.
+
+        Raises:
+            ValueError: the answer is of another shape, or its masks are not RLE.
+        """
+        try:
+            return _read(answer)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError("this is no answer to a segment or detect request") from error
+
+
+def _read(answer: Mapping[str, Any]) -> Result:
+    found = answer["detections"]
+    # Without detections nothing tells whether masks were asked for; an empty list of masks serves either.
+    masked = all(item["mask"] is not None for item in found)
+    return Result(
+        image_size=(int(answer["image"]["height"]), int(answer["image"]["width"])),
+        labels=tuple(item["label"] for item in found),
+        class_ids=np.array([item["class_id"] for item in found], np.int32),
+        scores=np.array([item["score"] for item in found], np.float32),
+        text_scores=np.array([item["text_score"] for item in found], np.float32),
+        boxes=np.array([item["box"] for item in found], np.float32).reshape(-1, 4),
+        rles=tuple(_rle(item["mask"]) for item in found) if masked else None,
+        mask_scores=np.array([item["mask_score"] for item in found], np.float32) if masked else None,
+        areas=np.array([item["area"] for item in found], np.int32) if masked else None,
+        model=answer["model"],
+        id=answer.get("id"),
+        image_id=answer["image"].get("id"),
+        timings_ms=dict(answer["timings_ms"]),
+        passes=answer["passes"],
+        removed=dict(answer["removed"]),
+        warnings=tuple(answer["warnings"]),
+    )
+
+
+def _rle(mask: Mapping[str, Any]) -> RLE:
+    if mask["format"] != "rle":
+        raise ValueError("only masks in the form 'rle' can be read back")
+    height, width = mask["size"]
+    return RLE((int(height), int(width)), mask["counts"])
+
+
+def _number(value: np.float32) -> float:
+    """The shortest decimal that is read back as the same float32: 0.83, not 0.8299999833106995."""
+    return float(str(value))
+
+
+def _same(a: Any, b: Any) -> bool:
+    return (a is None) == (b is None) and (a is None or np.array_equal(a, b))
