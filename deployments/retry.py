@@ -18,7 +18,15 @@ PAUSE_S = 0.05  # lets the router hear of the death; where no replica is left th
 
 
 class StageLostError(Exception):
-    """A replica or an object died under a call; nothing is known about the call's outcome."""
+    """A replica or an object died under a call; nothing is known about the call's outcome.
+
+    Args:
+        input_lost: what the call was given is lost, so whatever made it has to run again too.
+    """
+
+    def __init__(self, *, input_lost: bool = False) -> None:
+        super().__init__()
+        self.input_lost = input_lost
 
 
 async def with_retries(

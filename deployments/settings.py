@@ -49,6 +49,9 @@ class Replicas(_Section):
     graceful_shutdown_timeout_s: Annotated[
         float, Field(gt=0, description="How long a replica that stops may finish its work.")
     ] = 60
+    health_check_period_s: Annotated[
+        float, Field(gt=0, description="A replica that died is missed after this long at most; Serve's own is 10.")
+    ] = 2
     autoscaling: Autoscaling | None = None
 
     @model_validator(mode="after")

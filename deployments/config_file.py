@@ -1,0 +1,56 @@
+"""Reading a Serve YAML for `text2mask serve --config`: the same file that `serve deploy` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deployments.settings import SettingsError
+
+_TOP = {"proxy_location", "http_options", "applications"}
+_APPLICATION = {"name", "route_prefix", "import_path", "args"}
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """`args` of the app builder, and Serve's own `http_options`."""
+
+    args: dict[str, Any] = field(default_factory=dict)
+    http_options: dict[str, Any] = field(default_factory=dict)
+
+
+def read(path: Path) -> ConfigFile:
+    """What `path` says. What it says and this cannot do is refused, not ignored.
+
+    Raises:
+        SettingsError: no such file, no valid YAML, or a key that only `serve deploy` honours.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise SettingsError(f"{path}: not valid YAML") from None
+    whole = _mapping(content, _TOP, f"{path}")
+    applications = whole.get("applications")
+    if not isinstance(applications, list) or len(applications) != 1:
+        raise SettingsError(f"{path}: applications must list exactly one application")
+    application = _mapping(applications[0], _APPLICATION, f"{path}: applications[0]")
+    if application.get("import_path") != "deployments.app:build_app":
+        raise SettingsError(f"{path}: import_path must be deployments.app:build_app")
+    if application.get("route_prefix", "/") != "/":
+        raise SettingsError(f"{path}: route_prefix must be /")
+    return ConfigFile(dict(application.get("args") or {}), dict(whole.get("http_options") or {}))
+
+
+def _mapping(value: Any, known: set[str], where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"{where}: must be a mapping")
+    for name in value:
+        if name not in known:
+            raise SettingsError(f"{where}: text2mask serve does not know {name!r}; `serve deploy` may")
+    return value

@@ -1,0 +1,30 @@
+"""The detector's deployment: GroundingDINO in one replica, batched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from deployments.settings import StageSettings
+from deployments.stage_runner import StageRunner, model_threads
+from pipeline.bundle import Bundle
+from pipeline.stages import Detections, DetectRequest, ImageSource, TextClass
+
+_WARM_UP = DetectRequest(classes=(TextClass(0, "object", "object"),))
+
+
+class DetectorDeployment:
+    """`detect` for many callers. The constructor returns when the model is warm."""
+
+    def __init__(self, bundle: Bundle, settings: StageSettings) -> None:
+        from pipeline.detector import Detector  # torch: in the replica, not where the app is built
+
+        self._stage = Detector.from_bundle(bundle, device=settings.device, threads=model_threads(settings.threads))
+        self._runner: StageRunner[Any, Any, Detections] = StageRunner(self._stage, settings)
+        image = np.full((480, 640, 3), 127, np.uint8)
+        self._runner.warm_up(lambda: self._stage.prepare(image, _WARM_UP))
+
+    async def detect(self, image: ImageSource, request: DetectRequest, deadline: float | None = None) -> Detections:
+        """Candidate boxes, in pixels of the upright image. Raises StageError; see `pipeline.detector.Detector`."""
+        return await self._runner.run(lambda: self._stage.prepare(image, request), deadline)

@@ -1,0 +1,126 @@
+"""Reading a request's body: bytes are counted while they arrive, and JSON and forms are parsed strictly."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from deployments.http.errors import ApiError
+
+MAX_PARTS = 64  # of a form; the fields that exist are far fewer
+
+
+def media_type(request: Request) -> str:
+    """The lower-case media type of the body, without its parameters."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError("unsupported_media_type", "send the body without a content encoding")
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body, refused as soon as it is known to exceed `limit` bytes."""
+    announced = request.headers.get("content-length")
+    if announced is not None and announced.isascii() and announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise _too_large(limit)
+    return bytes(body)
+
+
+def parse_json(text: bytes | str) -> Any:
+    """JSON as RFC 8259 has it: UTF-8, no NaN or Infinity, no name twice in one object."""
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_not_a_number)
+    except (ValueError, RecursionError):  # ValueError: also bad UTF-8 and integers of absurd length
+        raise ApiError("malformed_request", "the body is not valid JSON") from None
+
+
+def parse_form(content_type: str, body: bytes) -> dict[str, str | bytes]:
+    """The parts of a multipart form: files (parts with a file name) as bytes, other fields as text."""
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise ApiError("malformed_request", "the form has no boundary")
+    collector = _Collector()
+    try:
+        parser = MultipartParser(boundary, collector.callbacks())
+        parser.write(body)
+        parser.finalize()
+    except FormParserError:
+        raise ApiError("malformed_request", "the form is not valid multipart data") from None
+    if not collector.ended:  # the closing boundary is missing: the body was cut off
+        raise ApiError("malformed_request", "the form is not valid multipart data")
+    return collector.fields
+
+
+class _Collector:
+    """Callbacks of the parser. Starlette's own reader spools files to disk and guesses at encodings; this does not."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, str | bytes] = {}
+        self.ended = False
+        self._parts = 0
+        self._header = (bytearray(), bytearray())
+        self._disposition = b""
+        self._data = bytearray()
+
+    def callbacks(self) -> Any:
+        return {
+            "on_part_begin": self._on_part_begin,
+            "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+            "on_header_end": self._on_header_end,
+            "on_part_data": lambda data, start, end: self._data.extend(data[start:end]),
+            "on_part_end": self._on_part_end,
+            "on_end": self._on_end,
+        }
+
+    def _on_part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise ApiError("malformed_request", f"a form may have at most {MAX_PARTS} parts")
+        self._disposition, self._data = b"", bytearray()
+
+    def _on_header_end(self) -> None:
+        name, value = self._header
+        if name.lower() == b"content-disposition":
+            self._disposition = bytes(value)
+        self._header = (bytearray(), bytearray())
+
+    def _on_part_end(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        try:
+            name = options[b"name"].decode()
+            value = bytes(self._data) if b"filename" in options else self._data.decode()
+        except (KeyError, UnicodeDecodeError):
+            raise ApiError("malformed_request", "a part of the form has no name or is not UTF-8 text") from None
+        if name in self.fields:
+            raise ApiError("malformed_request", "a part of the form is given twice")
+        self.fields[name] = value
+
+    def _on_end(self) -> None:
+        self.ended = True
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError("body_too_large", f"the body may have at most {limit} bytes")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is given twice")
+    return found
+
+
+def _not_a_number(_: str) -> NoReturn:
+    raise ValueError("not a JSON number")

@@ -1,0 +1,33 @@
+"""When a request must be answered: `x-request-timeout-seconds`, less a margin.
+
+Serve's proxy enforces the header too, in plain text. Ours ends a little earlier, so that the caller reads our format.
+"""
+
+from __future__ import annotations
+
+import math
+
+from starlette.datastructures import Headers
+
+from deployments.http.errors import ApiError
+
+HEADER = "x-request-timeout-seconds"
+MARGIN_S = 0.25
+
+
+def deadline_of(headers: Headers, now: float, max_timeout_s: float) -> float:
+    """Unix time in seconds until which a request that came at `now` is worked on.
+
+    Raises:
+        ApiError: `invalid_value`, where the header is not one positive, finite number.
+    """
+    given = headers.getlist(HEADER)
+    if not given:
+        return now + max_timeout_s
+    try:
+        timeout = float(given[0])
+    except ValueError:
+        timeout = math.nan
+    if len(given) > 1 or not math.isfinite(timeout) or timeout <= 0:
+        raise ApiError("invalid_value", "must be a positive number of seconds", HEADER)
+    return now + min(timeout - min(MARGIN_S, timeout / 2), max_timeout_s)

@@ -1,0 +1,92 @@
+"""Ray and Serve on this machine alone, for `text2mask serve` and the demo."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+APP_NAME = "text2mask"
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+OBJECT_STORE_BYTES = 512 * 2**20  # encoded images and embeddings under way; fits the 1 GB /dev/shm of many machines
+
+
+class PortTakenError(OSError):
+    """Somebody else listens there."""
+
+
+@contextmanager
+def running(args: Mapping[str, Any], http_options: Mapping[str, Any]) -> Iterator[str]:
+    """The app of `args` (see `app.build_app`) while the block lasts; gives its base URL.
+
+    It is warm when the block begins. When the block ends, also by an exception, Ctrl-C or SIGTERM, everything that was
+    started is stopped. Nothing is reported to anyone: Ray's usage statistics are switched off.
+
+    Raises:
+        PortTakenError, SettingsError, BundleError: nothing was started. RuntimeError: a stage did not come up.
+    """
+    options = {"host": DEFAULT_HOST, "port": DEFAULT_PORT, **http_options}
+    check_port(options["host"], options["port"])
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before ray is imported: it is read then
+    # Replicas log to /tmp/ray/session_latest/logs/serve; here only what goes wrong is of interest.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    import ray
+    from ray import serve
+
+    from deployments.app import build_app
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    app = build_app(dict(args))  # before anything is started: most mistakes show here
+    with _sigterm_as_exit():
+        try:
+            # A Ray of its own ("local"), even where another one runs: for that there is `serve deploy`.
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level="WARNING",
+            )
+            serve.start(http_options=options)
+            serve.run(app, name=APP_NAME, route_prefix="/")
+            yield f"http://{_in_url(options['host'])}:{options['port']}"
+        finally:
+            if ray.is_initialized():
+                serve.delete(APP_NAME)  # lets running requests finish
+                ray.shutdown()
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise PortTakenError if nothing could listen there. Serve itself shares a taken port without a word."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just stopped is no obstacle
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortTakenError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+
+
+def _in_url(host: str) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """SIGTERM unwinds the stack, so that what was started is stopped."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

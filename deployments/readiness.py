@@ -1,0 +1,52 @@
+"""Whether every deployment of this app could answer, by the controller's own account: no stage is called."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from ray import serve
+from ray.serve.schema import ApplicationStatusOverview, DeploymentStatus, ReplicaState
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 5.0
+MAX_AGE_S = 1.0  # probes from many load balancers cost the controller one call a second
+
+# While these last, the controller is content: scaled to zero is healthy, and scaling is no outage.
+_CONTENT = {DeploymentStatus.HEALTHY, DeploymentStatus.UPSCALING, DeploymentStatus.DOWNSCALING}
+
+
+class Readiness:
+    """Asks the controller at most once in `MAX_AGE_S`, in a thread: `serve.status` blocks."""
+
+    def __init__(self, app_name: str) -> None:
+        self._app_name = app_name
+        self._known = False
+        self._until = 0.0
+        self._asking = asyncio.Lock()
+
+    async def __call__(self) -> bool:
+        async with self._asking:
+            if time.monotonic() >= self._until:
+                self._known = await self._ask()
+                self._until = time.monotonic() + MAX_AGE_S
+            return self._known
+
+    async def _ask(self) -> bool:
+        try:
+            status = await asyncio.wait_for(asyncio.to_thread(serve.status), TIMEOUT_S)
+        except Exception:  # the controller is away: requests may still pass, but nobody can vouch for it
+            logger.warning("The Serve controller does not tell its status.", exc_info=True)
+            return False
+        app = status.applications.get(self._app_name)
+        return app is not None and is_ready(app)
+
+
+def is_ready(app: ApplicationStatusOverview) -> bool:
+    """Each deployment is where the controller wants it, or has a running (so, warm) replica meanwhile."""
+    return bool(app.deployments) and all(
+        deployment.status in _CONTENT or deployment.replica_states.get(ReplicaState.RUNNING, 0) > 0
+        for deployment in app.deployments.values()
+    )
