@@ -167,6 +167,7 @@ def _fetch_rest(client: httpx.Client, checkpoint: Checkpoint, file: BinaryIO, re
             if start:
                 raise httpx.ReadError("the server answered another range than the one asked for")
         _check_size(checkpoint, total, have, file)
+        total = total or checkpoint.bytes
         for chunk in response.iter_raw(CHUNK):
             file.write(chunk)
             have += len(chunk)

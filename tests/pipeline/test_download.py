@@ -202,6 +202,13 @@ def test_another_size_is_refused_before_it_is_fetched(server: Server, tmp_path: 
     assert not (tmp_path / "weights.pth").exists()
 
 
+def test_a_cut_body_without_a_length_is_resumed(server: Server, tmp_path: Path, console: Console) -> None:
+    server.tells_length = False  # then only the Content-Range, or the registry, tells that something is missing
+    server.cuts = [1_500_000, 100_000]
+    assert_whole(fetched(server, tmp_path, console))
+    assert server.ranges == [None, "bytes=1500000-", "bytes=1600000-"]
+
+
 def test_a_body_without_a_length(server: Server, tmp_path: Path, console: Console) -> None:
     server.tells_length = False
     assert_whole(fetched(server, tmp_path, console))
