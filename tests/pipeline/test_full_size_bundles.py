@@ -1,4 +1,4 @@
-"""Full-size models, saved in the official format, come back tensor by tensor; under a published name they are refused."""
+"""Full-size models, saved in the official format, come back tensor by tensor; under a published name: refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def swint() -> nn.Module:
 
 
 def vit_b() -> nn.Module:
-    return sam.build(segmenter_architecture("sam-vit-b"))
+    model: nn.Module = sam.build(segmenter_architecture("sam-vit-b"))
+    return model
 
 
 def as_published_detector(state: dict[str, Tensor]) -> object:
