@@ -67,9 +67,29 @@ def decode(rle: RLE) -> BoolArray:
         StageError: `invalid_value`, for counts that are malformed or do not fill the size.
     """
     counts = _read(rle)
-    runs = np.zeros(len(counts), np.bool_)
-    runs[1::2] = True
-    return np.ascontiguousarray(np.repeat(runs, counts).reshape(rle.size[::-1]).T)
+    pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return np.ascontiguousarray(pixels.reshape(rle.size[::-1]).T)
+
+
+def decode_crop(rle: RLE) -> tuple[BoolArray, tuple[int, int]]:
+    """The smallest window that holds the foreground, and its offset `(y0, x0)`; the inverse of `encode_crop`.
+
+    Costs as much as the window is large, not the mask. An empty mask gives a `(0, 0)` window at `(0, 0)`.
+    Raises like `decode`.
+    """
+    counts = _read(rle)
+    ends = np.cumsum(counts)
+    foreground = np.flatnonzero(counts[1::2]) * 2 + 1
+    if len(foreground) == 0:
+        return np.zeros((0, 0), np.bool_), (0, 0)
+    height = rle.size[0]
+    x0 = int(ends[foreground[0] - 1] // height)
+    x1 = int(-(-ends[foreground[-1]] // height))
+    ends_inside: Int64Array = np.clip(ends, x0 * height, x1 * height)
+    inside = np.diff(ends_inside, prepend=x0 * height)
+    columns = np.repeat(np.arange(len(counts)) % 2 == 1, inside).reshape(x1 - x0, height)
+    rows = np.flatnonzero(columns.any(axis=0))
+    return np.ascontiguousarray(columns[:, rows[0] : rows[-1] + 1].T), (int(rows[0]), x0)
 
 
 def area(rle: RLE) -> int:

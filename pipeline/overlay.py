@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.masks import BoolArray
-from pipeline.stages import UInt8Array
+from pipeline.masks import BoolArray, decode_crop
+from pipeline.stages import RLE, UInt8Array
 
 if TYPE_CHECKING:
     from pipeline.result import Result
@@ -21,7 +21,7 @@ _Box = tuple[float, float, float, float]
 
 _TINT = 0.45  # how much of the class's colour a mask's pixels take on
 _GOLDEN = (5**0.5 - 1) / 2  # steps of this part of the colour wheel never come close to an earlier one soon
-_TONES = ((0.95, 1.0), (0.6, 0.75), (0.45, 1.0))  # saturation and value: another one for each turn of the wheel
+_TONES = ((0.95, 1.0), (0.95, 0.6), (0.45, 1.0))  # saturation and value: another one for each turn of the wheel
 _TURN = 13  # hues before the wheel is as full as the eye can still tell apart
 
 
@@ -54,15 +54,13 @@ def draw(image: UInt8Array, result: Result) -> UInt8Array:
     colours = [class_colour(int(class_id)) for class_id in result.class_ids]
     line = max(1, round(min(result.image_size) / 300))
     if result.rles is not None:
-        from pipeline.masks import decode
-
         for rle, colour in reversed(list(zip(result.rles, colours, strict=True))):
-            _paint_mask(canvas, decode(rle), colour, line)
+            _paint_mask(canvas, rle, colour, line)
 
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     for box, colour in reversed(list(zip(result.boxes.tolist(), colours, strict=True))):
-        pen.rectangle(_inside(box, picture.size), outline=colour, width=line)
+        pen.rectangle(_clipped(box, picture.size), outline=colour, width=line)
     taken: list[_Box] = []
     for index, (box, colour) in enumerate(zip(result.boxes.tolist(), colours, strict=True)):
         text = f"{' '.join(result.labels[index].split())} {result.scores[index]:.2f}"
@@ -70,12 +68,9 @@ def draw(image: UInt8Array, result: Result) -> UInt8Array:
     return np.array(picture)
 
 
-def _paint_mask(canvas: UInt8Array, mask: BoolArray, colour: Colour, line: int) -> None:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
-        return
-    window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    mask, pixels = mask[window], canvas[window]
+def _paint_mask(canvas: UInt8Array, rle: RLE, colour: Colour, line: int) -> None:
+    mask, (y0, x0) = decode_crop(rle)
+    pixels = canvas[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]]
     paint = np.array(colour, np.float32)
     pixels[mask] = (pixels[mask] * np.float32(1 - _TINT) + paint * np.float32(_TINT)).round()
     pixels[mask & ~_eroded(mask, line)] = colour
@@ -110,7 +105,8 @@ def _draw_label(
     x0, y0, x1, y1 = box
     places = [(x0, y0 - h), (x0, y0), (x0, y1), (x1 - w, y0 - h), (x1 - w, y1), (x0, y1 - h)]
     # Pushed inside the picture, from whichever side it sticks out.
-    rectangles = [_shifted(max(0.0, min(x, width - w)), max(0.0, min(y, height - h)), w, h) for x, y in places]
+    corners = [(max(0.0, min(x, width - w)), max(0.0, min(y, height - h))) for x, y in places]
+    rectangles = [(x, y, x + w, y + h) for x, y in corners]
     free = (one for one in rectangles if not any(_touch(one, other) for other in taken))
     place = next(free, rectangles[0])
     pen.rectangle(place, fill=colour)
@@ -120,9 +116,9 @@ def _draw_label(
 
 
 def _fitted(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text, shortened in its middle part where it is wider than the picture: the score at its end stays."""
+    """The text, its label shortened where it is wider than the picture; the score at its end stays."""
     label, _, score = text.rpartition(" ")
-    label = label[:200]
+    label = label[:200]  # measured once for each letter that goes
     text = f"{label} {score}"
     while label and pen.textlength(text, font=font) > 0.95 * width:
         label = label[:-1]
@@ -130,15 +126,11 @@ def _fitted(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | 
     return text
 
 
-def _inside(box: list[float], size: tuple[int, int]) -> _Box:
+def _clipped(box: list[float], size: tuple[int, int]) -> _Box:
     """The box's outline, whole pixels within the picture."""
     width, height = size
     x0, y0 = min(max(0, round(box[0])), width - 1), min(max(0, round(box[1])), height - 1)
     return x0, y0, max(x0, min(round(box[2]), width) - 1), max(y0, min(round(box[3]), height) - 1)
-
-
-def _shifted(x: float, y: float, width: float, height: float) -> _Box:
-    return x, y, x + width, y + height
 
 
 def _touch(a: _Box, b: _Box) -> bool:

@@ -138,17 +138,17 @@ class Result:
 def _read(answer: Mapping[str, Any]) -> Result:
     found = answer["detections"]
     # Without detections nothing tells whether masks were asked for; an empty list of masks serves either.
-    masked = all(item["mask"] is not None for item in found)
+    masked = not found or any(item["mask"] is not None for item in found)
     return Result(
         image_size=(int(answer["image"]["height"]), int(answer["image"]["width"])),
         labels=tuple(item["label"] for item in found),
-        class_ids=np.array([item["class_id"] for item in found], np.int32),
-        scores=np.array([item["score"] for item in found], np.float32),
-        text_scores=np.array([item["text_score"] for item in found], np.float32),
+        class_ids=np.array([int(item["class_id"]) for item in found], np.int32),
+        scores=np.array([float(item["score"]) for item in found], np.float32),
+        text_scores=np.array([float(item["text_score"]) for item in found], np.float32),
         boxes=np.array([item["box"] for item in found], np.float32).reshape(-1, 4),
         rles=tuple(_rle(item["mask"]) for item in found) if masked else None,
-        mask_scores=np.array([item["mask_score"] for item in found], np.float32) if masked else None,
-        areas=np.array([item["area"] for item in found], np.int32) if masked else None,
+        mask_scores=np.array([float(item["mask_score"]) for item in found], np.float32) if masked else None,
+        areas=np.array([int(item["area"]) for item in found], np.int32) if masked else None,
         model=answer["model"],
         id=answer.get("id"),
         image_id=answer["image"].get("id"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StageError
-from pipeline.prompt import MAX_CHARACTERS, Tokenizer, normalise, parse_classes
+from pipeline.prompt import MAX_CHARACTERS, Prompt, Tokenizer, normalise, parse_classes
 from pipeline.stages import TextClass
 
 VOCABULARY = Path(__file__).parents[2] / "pipeline" / "models" / "bert-base-uncased-vocab.txt"
@@ -100,7 +100,7 @@ def test_normalise_is_idempotent_and_leaves_nothing_reserved(text: str) -> None:
         ([{"text": "car"}, "sky"], [(0, "car", "car"), (1, "sky", "sky")]),
     ],
 )
-def test_parse_classes(prompt: str | list[str], expected: list[tuple[int, str, str]]) -> None:
+def test_parse_classes(prompt: Prompt, expected: list[tuple[int, str, str]]) -> None:
     assert [(c.class_id, c.label, c.text) for c in parse_classes(prompt)] == expected
 
 
@@ -111,7 +111,7 @@ def test_phrase_is_one_item_whatever_it_holds() -> None:
 
 
 def test_a_duplicate_keeps_the_lowest_index_and_its_threshold() -> None:
-    prompt = [{"text": "Car", "box_threshold": 0.4}, "sky", {"text": "car.", "box_threshold": 0.9}, "SKY"]
+    prompt: Prompt = [{"text": "Car", "box_threshold": 0.4}, "sky", {"text": "car.", "box_threshold": 0.9}, "SKY"]
     assert parse_classes(prompt) == (TextClass(0, "Car", "car", 0.4), TextClass(1, "sky", "sky", None))
 
 

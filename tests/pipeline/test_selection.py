@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchvision.ops import batched_nms, nms  # type: ignore[import-untyped]
+from torchvision.ops import batched_nms, nms
 
 from pipeline.errors import StageError
 from pipeline.selection import SelectionOptions, cap, drop_negatives, filter_area, select, suppress
