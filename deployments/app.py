@@ -31,27 +31,30 @@ def build_app(args: dict[str, Any]) -> Application:
     settings = config.from_args(args)
     names = split_model_name(settings.model)
     detector, segmenter = _absolute(resolve(names[0], "detector")), _absolute(resolve(names[1], "segmenter"))
-    ingress = serve.ingress()(IngressDeployment)  # type: ignore[arg-type]
 
-    return _deploy(ingress, "ingress", settings.ingress).bind(
-        _deploy(DetectorDeployment, f"detector-{detector.name}", settings.detector).bind(detector, settings.detector),
-        _deploy(ImageEncoderDeployment, f"image-encoder-{segmenter.name}", settings.image_encoder).bind(
-            segmenter, settings.image_encoder
-        ),
-        _deploy(MaskDecoderDeployment, f"mask-decoder-{segmenter.name}", settings.mask_decoder).bind(
-            segmenter, settings.mask_decoder
-        ),
-        _describe(detector, segmenter, settings.limits),
-        settings.limits,
+    # Each line is one deployment; handles of the first three are arguments of the last.
+    detect = _deploy(DetectorDeployment, f"detector-{detector.name}", settings.detector, detector, settings.detector)
+    encode = _deploy(
+        ImageEncoderDeployment,
+        f"image-encoder-{segmenter.name}",
+        settings.image_encoder,
+        segmenter,
+        settings.image_encoder,
     )
+    decode = _deploy(
+        MaskDecoderDeployment, f"mask-decoder-{segmenter.name}", settings.mask_decoder, segmenter, settings.mask_decoder
+    )
+    card = _describe(detector, segmenter, settings.limits)
+    ingress = serve.ingress()(IngressDeployment)
+    return _deploy(ingress, "ingress", settings.ingress, detect, encode, decode, card, settings.limits)
 
 
-def _deploy(kind: type, name: str, replicas: config.Replicas) -> Any:
-    """`kind` as a deployment called `name`, placed as `replicas` says."""
+def _deploy(kind: type, name: str, replicas: config.Replicas, *arguments: Any) -> Application:
+    """`kind(*arguments)` as a deployment called `name`, placed as `replicas` says."""
     scale: dict[str, Any] = {"num_replicas": replicas.num_replicas}
     if replicas.autoscaling is not None:
         scale = {"autoscaling_config": replicas.autoscaling.model_dump()}
-    return serve.deployment(
+    deployment: Any = serve.deployment(
         kind,
         name=name,
         ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
@@ -61,6 +64,8 @@ def _deploy(kind: type, name: str, replicas: config.Replicas) -> Any:
         health_check_period_s=replicas.health_check_period_s,
         **scale,
     )
+    bound: Application = deployment.bind(*arguments)
+    return bound
 
 
 def _absolute(bundle: Bundle) -> Bundle:

@@ -16,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from deployments.logs import LOGGER
 from pipeline.errors import StageError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(LOGGER)
 
 Item = TypeVar("Item")
 Raw = TypeVar("Raw")

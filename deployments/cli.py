@@ -24,7 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
-complaints = Console(stderr=True)
+aside = Console(stderr=True)  # what is not the answer itself
+
+_SERVE_ONLY = {"ray", "fastapi", "starlette", "yaml", "python_multipart"}
 
 Threshold = Annotated[
     float | None, typer.Option(min=0, max=1, help="Higher finds less, and surer. Unset: the model's own.")
@@ -93,13 +95,13 @@ def serve(
         file = config_file.ConfigFile() if config is None else config_file.read(config)
         given = {"host": host, "port": port}
         options = {**file.http_options, **{name: value for name, value in given.items() if value is not None}}
-        console.print("Starting; the models warm up first.")
+        aside.print("Starting; the models warm up first.")
         with running({**file.args, "model": model} if model else file.args, options) as url:
-            console.print(f"Ready: POST {url}/v1/segment. Ctrl-C stops it.", highlight=False)
+            aside.print(f"Ready: POST {url}/v1/segment. Ctrl-C stops it.", highlight=False)
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:
-                console.print("Stopping.")
+                aside.print("Stopping.")
 
 
 @app.command()
@@ -123,7 +125,7 @@ def download(
     with _readable_errors():
         from pipeline.models.download import download as fetch
 
-        for path in fetch(model, console=complaints):
+        for path in fetch(model, console=aside):
             console.print(str(path), soft_wrap=True, highlight=False)
 
 
@@ -144,19 +146,19 @@ def _readable_errors() -> Iterator[None]:
     try:
         yield
     except (StageError, BundleError, SettingsError, PortTakenError) as error:
-        complaints.print(f"text2mask: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        _complain(str(error))
         raise typer.Exit(1) from None
     except ModuleNotFoundError as error:
-        extra = "serve" if error.name in {"ray", "fastapi", "starlette", "yaml", "python_multipart"} else "local"
-        complaints.print(
-            f"text2mask: {error.name} is not installed; pip install 'text2mask[local,{extra}]'"
-            if extra == "serve"
-            else f"text2mask: {error.name} is not installed; pip install 'text2mask[local]'",
-            style="red",
-            markup=False,
-            soft_wrap=True,
-        )
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "pipeline", "deployments"):  # a fault of ours, not of the installation
+            raise
+        extras = "local,serve" if package in _SERVE_ONLY else "local"
+        _complain(f"{package} is not installed; pip install 'text2mask[{extras}]'")
         raise typer.Exit(1) from None
+
+
+def _complain(text: str) -> None:
+    aside.print(f"text2mask: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

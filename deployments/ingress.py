@@ -146,8 +146,12 @@ class _Run:
         return masks
 
     async def _await(self, pending: Pending[T]) -> T:
-        self._open.add(pending)
-        value = await pending
+        self._open.add(pending)  # stays there if this request is cancelled meanwhile
+        try:
+            value = await pending
+        except Exception:
+            self._open.discard(pending)
+            raise
         self._open.discard(pending)
         return value
 

@@ -51,7 +51,7 @@ def running(args: Mapping[str, Any], http_options: Mapping[str, Any]) -> Iterato
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
-                logging_level="WARNING",
+                logging_level=logging.WARNING,
             )
             serve.start(http_options=options)
             serve.run(app, name=APP_NAME, route_prefix="/")

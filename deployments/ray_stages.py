@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -27,8 +28,8 @@ _LOST = (
 class RayCall(Generic[T]):
     """A `DeploymentResponse` whose failures are `StageError` or `StageLostError`."""
 
-    def __init__(self, response: DeploymentResponse[T]) -> None:
-        self.response = response
+    def __init__(self, response: Any) -> None:  # typed so that handles, which do not know their methods, fit
+        self.response: DeploymentResponse[T] = response
 
     def __await__(self) -> Generator[Any, None, T]:
         return self._value().__await__()
@@ -47,7 +48,8 @@ class RayCall(Generic[T]):
             raise meaning(error) from None
 
     def cancel(self) -> None:
-        self.response.cancel()
+        with suppress(Exception):  # of a call that has failed, `cancel` raises the failure
+            self.response.cancel()
 
 
 class RayStages:
@@ -82,8 +84,8 @@ class RayStages:
 def meaning(error: BaseException) -> BaseException:
     """`error` of a handle call as `StageError` or `StageLostError`, or itself where it is neither.
 
-    A stage's exception arrives inside a `RayTaskError`, and inside another one for each stage that it then reached as an
-    argument. The router wraps the death of an argument's maker in a bare `RayServeException`.
+    A stage's exception arrives inside a `RayTaskError`, and inside another one for each stage that it then
+    reached as an argument. The router wraps the death of an argument's maker in a bare `RayServeException`.
     """
     found: BaseException | None = error
     depth = 0

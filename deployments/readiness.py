@@ -7,15 +7,17 @@ import logging
 import time
 
 from ray import serve
-from ray.serve.schema import ApplicationStatusOverview, DeploymentStatus, ReplicaState
+from ray.serve.schema import ApplicationStatusOverview
 
-logger = logging.getLogger(__name__)
+from deployments.logs import LOGGER
+
+logger = logging.getLogger(LOGGER)
 
 TIMEOUT_S = 5.0
 MAX_AGE_S = 1.0  # probes from many load balancers cost the controller one call a second
 
 # While these last, the controller is content: scaled to zero is healthy, and scaling is no outage.
-_CONTENT = {DeploymentStatus.HEALTHY, DeploymentStatus.UPSCALING, DeploymentStatus.DOWNSCALING}
+_CONTENT = {"HEALTHY", "UPSCALING", "DOWNSCALING"}
 
 
 class Readiness:
@@ -47,6 +49,7 @@ class Readiness:
 def is_ready(app: ApplicationStatusOverview) -> bool:
     """Each deployment is where the controller wants it, or has a running (so, warm) replica meanwhile."""
     return bool(app.deployments) and all(
-        deployment.status in _CONTENT or deployment.replica_states.get(ReplicaState.RUNNING, 0) > 0
+        deployment.status.value in _CONTENT
+        or any(count and state.value == "RUNNING" for state, count in deployment.replica_states.items())
         for deployment in app.deployments.values()
     )

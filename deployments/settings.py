@@ -24,7 +24,7 @@ class SettingsError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Autoscaling(_Section):
@@ -94,6 +94,13 @@ class StageSettings(Replicas):
         return self
 
 
+class IngressSettings(Replicas):
+    """The HTTP face. It mostly waits for the stages."""
+
+    num_cpus: Annotated[float, Field(ge=0)] = 0.1
+    max_ongoing_requests: Annotated[int, Field(ge=1, description="Requests under way in one ingress replica.")] = 256
+
+
 class Limits(_Section):
     """What a request may ask for. None may exceed its default: the stages refuse more."""
 
@@ -114,7 +121,7 @@ class Settings(_Section):
     detector: StageSettings = StageSettings()
     image_encoder: StageSettings = StageSettings()
     mask_decoder: StageSettings = StageSettings()
-    ingress: Replicas = Replicas(num_cpus=0.1, max_ongoing_requests=256)
+    ingress: IngressSettings = IngressSettings()
 
 
 def resolve(

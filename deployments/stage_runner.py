@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from deployments.batcher import Batcher
+from deployments.logs import LOGGER
 from deployments.settings import StageSettings
 from pipeline.errors import StageError
 from pipeline.stages import Stage
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(LOGGER)
 
 Item = TypeVar("Item")
 Raw = TypeVar("Raw")

@@ -23,7 +23,7 @@ from deployments.ingress import Ingress, Order
 from pipeline import __version__
 from pipeline.prompt import parse_classes
 from pipeline.selection import SelectionOptions
-from pipeline.stages import DecodeOptions, DetectRequest
+from pipeline.stages import DecodeOptions, DetectRequest, TextClass
 
 FIELDS_BYTES = 2**20  # room for all fields but the image
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the logs do
@@ -116,7 +116,7 @@ def decode_base64(text: str, max_bytes: int) -> bytes:
 
 def order_of(fields: SegmentFields) -> Order:
     """What the stages are asked for. Raises StageError for a prompt without a class."""
-    negatives = ()
+    negatives: tuple[TextClass, ...] = ()
     if fields.negative_prompt is not None:
         negatives = parse_classes(
             plain_prompt(fields.negative_prompt), fields.mode, param="negative_prompt", max_classes=MAX_CLASSES

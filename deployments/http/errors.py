@@ -12,10 +12,11 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from deployments.logs import LOGGER
 from deployments.retry import StageLostError
 from pipeline.errors import StageError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(LOGGER)
 
 STATUS: Mapping[str, int] = {
     "malformed_request": 400,

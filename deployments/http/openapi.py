@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 
 from deployments.http.errors import STATUS
 from deployments.http.schemas import SegmentFields, SegmentRequest
@@ -62,8 +62,9 @@ def install(app: FastAPI) -> None:
 
 def _schemas() -> dict[str, Any]:
     found: dict[str, Any] = {"Error": _ERROR}
-    for name, model in {"SegmentRequest": SegmentRequest, "SegmentForm": SegmentFields}.items():
-        schema = TypeAdapter(model).json_schema(ref_template=_REF)
+    models: dict[str, type[BaseModel]] = {"SegmentRequest": SegmentRequest, "SegmentForm": SegmentFields}
+    for name, model in models.items():
+        schema = model.model_json_schema(ref_template=_REF)
         found.update(schema.pop("$defs", {}))
         found[name] = schema
     form = found["SegmentForm"]

@@ -1,0 +1,106 @@
+"""What Ray's exceptions mean, and when the app counts as ready. Needs ray, but no cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ray import exceptions
+from ray.serve import schema as serve_schema
+from ray.serve.exceptions import RayServeException
+
+from deployments.ray_stages import meaning
+from deployments.readiness import is_ready
+from deployments.retry import StageLostError
+from pipeline.errors import StageError
+
+
+def task_error(cause: Exception) -> Exception:
+    error: Exception = exceptions.RayTaskError("f", "traceback", cause).as_instanceof_cause()
+    return error
+
+
+def upstream_died() -> Exception:
+    error = RayServeException("an upstream actor died")
+    error.__cause__ = task_error(exceptions.ActorDiedError())
+    return error
+
+
+@pytest.mark.parametrize("nesting", [1, 2])
+def test_a_stages_refusal_comes_back_as_it_was(nesting: int) -> None:
+    error: Exception = StageError("image_undecodable", "the image is truncated", "image")
+    for _ in range(nesting):
+        error = task_error(error)
+    found = meaning(error)
+    assert type(found) is StageError
+    assert (found.code, found.message, found.param) == ("image_undecodable", "the image is truncated", "image")
+
+
+@pytest.mark.parametrize(
+    ("error", "input_lost"),
+    [
+        (exceptions.ActorDiedError(), False),
+        (exceptions.ActorUnavailableError("gone", b"0" * 16), False),
+        (exceptions.WorkerCrashedError(), False),
+        (task_error(exceptions.ActorDiedError()), True),
+        (exceptions.ObjectLostError("00" * 28, b"", ""), True),
+        (task_error(exceptions.OwnerDiedError("00" * 28, b"", "")), True),
+        (upstream_died(), True),
+    ],
+)
+def test_deaths_and_losses_are_worth_another_attempt(error: Exception, input_lost: bool) -> None:
+    found = meaning(error)
+    assert isinstance(found, StageLostError)
+    assert found.input_lost is input_lost
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), RayServeException("x"), task_error(ValueError("x"))])
+def test_anything_else_stays_what_it_is(error: Exception) -> None:
+    assert meaning(error) is error
+
+
+def test_a_cancelled_call_is_a_refusal() -> None:
+    found = meaning(exceptions.TaskCancelledError())
+    assert isinstance(found, StageError)
+    assert found.code == "cancelled"
+
+
+schema: Any = serve_schema  # its enums are not exported for type checkers
+
+
+def application(**deployments: tuple[str, dict[str, int]]) -> Any:
+    return schema.ApplicationStatusOverview(
+        status="RUNNING",
+        message="",
+        last_deployed_time_s=0,
+        deployments={
+            name: schema.DeploymentStatusOverview(
+                status=schema.DeploymentStatus(status),
+                status_trigger=None,
+                replica_states={schema.ReplicaState(state): count for state, count in states.items()},
+                message="",
+            )
+            for name, (status, states) in deployments.items()
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "states", "ready"),
+    [
+        ("HEALTHY", {"RUNNING": 1}, True),
+        ("HEALTHY", {}, True),  # scaled to zero: wakes on its first request
+        ("UPSCALING", {"STARTING": 1}, True),  # from zero
+        ("UPDATING", {"STARTING": 1}, False),
+        ("UPDATING", {"STARTING": 1, "RUNNING": 1}, True),  # a rolling update
+        ("UNHEALTHY", {"STARTING": 1}, False),
+        ("UNHEALTHY", {"RUNNING": 1}, True),
+        ("DEPLOY_FAILED", {}, False),
+    ],
+)
+def test_ready_is_by_the_controllers_account(status: str, states: dict[str, int], ready: bool) -> None:
+    assert is_ready(application(detector=("HEALTHY", {"RUNNING": 1}), decoder=(status, states))) is ready
+
+
+def test_an_app_without_deployments_is_not_ready() -> None:
+    assert not is_ready(application())

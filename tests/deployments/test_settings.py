@@ -1,0 +1,118 @@
+"""One precedence, unknown names refused, values that do not fit together refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments import config_file
+from deployments.settings import Settings, SettingsError, from_args, resolve
+
+LOCAL = Path(__file__).parents[2] / "configs" / "local.yaml"
+
+
+def test_command_line_over_environment_over_yaml_over_default() -> None:
+    yaml = {"detector": {"max_batch_size": 2, "threads": 2, "cpu_threads": 3}, "model": "from-yaml"}
+    environ = {"TEXT2MASK_DETECTOR__MAX_BATCH_SIZE": "4", "TEXT2MASK_DETECTOR__THREADS": "4", "HOME": "/"}
+    settings = resolve({"detector.max_batch_size": "5", "model": None}, yaml, environ)
+    assert settings.detector.max_batch_size == 5
+    assert settings.detector.threads == 4
+    assert settings.detector.cpu_threads == 3
+    assert settings.model == "from-yaml"
+    assert settings.image_encoder == Settings().image_encoder
+
+
+def test_a_section_given_partly_keeps_its_other_defaults() -> None:
+    settings = resolve(yaml={"ingress": {"num_replicas": 2}}, environ={})
+    assert settings.ingress.max_ongoing_requests == Settings().ingress.max_ongoing_requests
+    assert settings.ingress.num_cpus == Settings().ingress.num_cpus
+
+
+def test_nested_and_dotted_names_are_the_same() -> None:
+    dotted = resolve({"limits.max_timeout_s": 5}, environ={})
+    assert dotted == resolve({"limits": {"max_timeout_s": 5}}, environ={})
+    assert dotted.limits.max_timeout_s == 5
+
+
+def test_the_builders_arguments_have_a_yaml_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEXT2MASK_MODEL", "from-environment")
+    assert from_args({"settings": {"model": "from-yaml"}}).model == "from-environment"
+    assert from_args({"settings": {"model": "from-yaml"}, "model": "from-line"}).model == "from-line"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"modle": "tiny"}, "modle: there is no such setting; did you mean model?"),
+        ({"detector": {"max_batchsize": 1}}, "did you mean max_batch_size?"),
+        ({"detector": {"autoscaling": {"max_replica": 1}}}, "did you mean max_replicas?"),
+        ({"limits": {"zzz": 1}}, "known here: max_image_bytes"),
+        ({"detector": {"threads": "many"}}, "detector.threads: "),
+        ({"detector": {"threads": -1}}, "detector.threads: "),
+        ({"detector": {"device": "tpu"}}, "detector.device: "),
+        ({"detector": 5}, "detector: "),
+        ({"detector": {"max_batch_size": 40}}, "2 x max_batch_size"),
+        ({"detector": {"longest_batch_s": 90}}, "graceful_shutdown_timeout_s must exceed"),
+        ({"detector": {"autoscaling": {"min_replicas": 3, "max_replicas": 2}}}, "min_replicas must not exceed"),
+        (
+            {"detector": {"autoscaling": {"max_replicas": 2, "target_ongoing_requests": 65}}},
+            "target_ongoing_requests must not exceed",
+        ),
+        ({"limits": {"max_image_pixels": 10**9}}, "limits.max_image_pixels: "),
+        ({"limits": {"max_timeout_s": float("nan")}}, "limits.max_timeout_s: "),
+    ],
+)
+def test_what_cannot_work_is_refused_with_a_hint(values: dict[str, Any], text: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        resolve(yaml=values, environ={})
+    assert text in str(refusal.value)
+
+
+def test_an_unknown_variable_is_refused_and_others_are_left_alone() -> None:
+    with pytest.raises(SettingsError, match="detector.thread: there is no such setting; did you mean threads"):
+        resolve(environ={"TEXT2MASK_DETECTOR__THREAD": "1"})
+    resolve(environ={"TEXT2MASK_CHECKPOINTS": "/x", "TEXT2MASK_HOST": "h", "TEXT2MASK_PORT": "1"})
+
+
+def test_the_local_configuration_is_valid_and_stays_on_this_machine() -> None:
+    file = config_file.read(LOCAL)
+    settings = from_args(file.args)
+    assert settings.model == "tiny"
+    assert file.http_options == {"host": "127.0.0.1", "port": 8000}
+    stages = (settings.detector, settings.image_encoder, settings.mask_decoder, settings.ingress)
+    # Two CPUs hold it all, with room for a second copy while one is replaced.
+    assert sum(stage.num_cpus * stage.num_replicas for stage in stages) <= 1
+
+
+def test_the_local_configuration_is_valid_for_serve() -> None:
+    yaml = pytest.importorskip("yaml")
+    schema = pytest.importorskip("ray.serve.schema")
+    parsed = schema.ServeDeploySchema.model_validate(yaml.safe_load(LOCAL.read_text()))
+    assert [app.import_path for app in parsed.applications] == ["deployments.app:build_app"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("[]", "must be a mapping"),
+        ("applications: []", "exactly one application"),
+        ("applications: [{import_path: other:app}]", "import_path must be"),
+        ("applications: [{import_path: deployments.app:build_app, deployments: []}]", "does not know 'deployments'"),
+        ("applications: [{import_path: deployments.app:build_app, route_prefix: /x}]", "route_prefix must be /"),
+        ("grpc_options: {}", "does not know 'grpc_options'"),
+    ],
+)
+def test_a_file_that_cannot_be_honoured_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as refusal:
+        config_file.read(path)
+    assert message in str(refusal.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="No such file"):
+        config_file.read(tmp_path / "none.yaml")
