@@ -124,7 +124,7 @@ def _decode(data: bytes, header: Header) -> UInt8Array:
     image: Image.Image
     with _PLUGINS[header.format](BytesIO(data)) as file:
         if (file.height, file.width) != header.size:
-            raise ValueError("two sizes")
+            raise ValueError("two headers: PIL believes the last, the limits saw the first")
         file.load()
         image = _rgb(file, header.depth)
     if header.orientation in _UPRIGHT:

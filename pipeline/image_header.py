@@ -117,12 +117,10 @@ def _png(data: bytes) -> Header:
         length, kind = struct.unpack_from(">L4s", data, position)
         if kind == b"IEND":
             return _header("PNG", (height, width), exif, depth)
-        if kind == b"IHDR":  # PIL would believe the last one
-            break
         if kind == b"eXIf" and not exif:
             exif = data[position + 8 : position + 8 + length]
         position += 12 + length
-    raise ValueError("two headers, or no end")
+    raise ValueError("too many chunks")
 
 
 def _webp(data: bytes) -> Header:

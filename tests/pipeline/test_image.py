@@ -239,6 +239,12 @@ def test_corrupt_exif_never_spoils_an_image(exif: bytes, applied: bool) -> None:
     assert decode(data).shape[:2] == read_size(data)
 
 
+def test_exif_behind_an_odd_chunk_of_a_webp() -> None:
+    data = encoded(smooth(10, 20), "WEBP", exif=tiff("<", 3, 6), icc_profile=b"odd")
+    assert data.index(b"ICCP\3\0\0\0odd\0") < data.index(b"EXIF")
+    assert read_size(data) == (20, 10)
+
+
 # ---- animations: the first frame
 
 
@@ -338,15 +344,27 @@ def test_pils_own_limit_never_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert decode(encoded(smooth(60, 90), "WEBP")).shape == (60, 90, 3)
 
 
-def test_an_image_with_two_headers_is_refused() -> None:
-    small = encoded(Image.new("L", (2, 2)), "PNG")
-    large = chunk(b"IHDR", struct.pack(">LLBBBBB", 5000, 5000, 8, 0, 0, 0, 0))
-    assert refusal(lambda: decode(small[:33] + large + small[33:])) == "image_undecodable"
+def test_a_second_header_is_no_way_around_the_limits() -> None:
+    small = chunk(b"IHDR", struct.pack(">LLBBBBB", 2, 2, 8, 0, 0, 0, 0))
+    large = png(400, 400, 8, 0, b"\0" * 160_000)
+    two = large[:8] + small + large[8:]
+    assert Image.open(io.BytesIO(two)).size == (400, 400)  # PIL believes the last
+    assert refusal(lambda: decode(two, ImageLimits(max_pixels=1000))) == "image_undecodable"
 
 
 @pytest.mark.parametrize("filler", [b"\0", b"\xff", b"\xff\x00", b"\xff\xd0", b"\xff\xe5\0\2"])
 def test_endless_jpeg_headers_end_soon(filler: bytes) -> None:
     assert refusal(lambda: decode(b"\xff\xd8\xff\xe0\0\2" + filler * (8_000_000 // len(filler)))) == "image_undecodable"
+
+
+def test_junk_between_jpeg_segments_is_taken_up_to_a_bound() -> None:
+    data = encoded(smooth(), "JPEG")
+    for junk, ok in ((b"\0" * 50_000, True), (b"\0" * 70_000, False)):
+        spoiled = data[:20] + junk + data[20:]  # behind the first segment
+        if ok:
+            np.testing.assert_array_equal(decode(spoiled), decode(data))
+        else:
+            assert refusal(lambda spoiled=spoiled: read_size(spoiled)) == "image_undecodable"  # type: ignore[misc]
 
 
 def test_no_size_is_undecodable() -> None:

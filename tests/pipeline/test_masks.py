@@ -143,15 +143,15 @@ def test_runs_of_any_length_none_too_are_read_as_pycocotools_reads_them(runs: li
         RLE((2, 2), "3"),  # three of four pixels
         RLE((2, 2), "5"),  # five
         RLE((2, 2), "4 "),  # below the first sign
-        RLE((2, 2), "4p"),  # above the last
+        RLE((2, 2), "t0"),  # above the last
         RLE((2, 2), "T"),  # ends where more must follow
         RLE((2, 2), "4\u00e9"),
-        RLE((2, 2), "5O"),  # a negative run
-        RLE((2, 2), "P" * 50 + "0"),  # a number of 250 bits
+        RLE((2, 2), "4O1"),  # 4, -1, 1: a negative run
+        RLE((2, 2), "T" + "P" * 50 + "0"),  # 4, in 260 bits
         RLE((2, 2), "oooooooo" * 1000 + "0"),
-        RLE((2, 2), "ooooooo0" * 1000),  # sums that would overflow
+        RLE((2, 2), "ooooooo0" * 1000),  # numbers far above the size
         RLE((-2, -2), "4"),
-        RLE((100_000, 100_000), "4"),
+        RLE((100_000, 100_000), "PPigPZ9"),  # sound, but 10 GB
         RLE((2**40, 2**40), "0"),
     ],
 )
