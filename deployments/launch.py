@@ -43,9 +43,9 @@ def running(args: Mapping[str, Any], http_options: Mapping[str, Any]) -> Iterato
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     app = build_app(dict(args))  # before anything is started: most mistakes show here
-    with _sigterm_as_exit():
-        try:
-            # A Ray of its own ("local"), even where another one runs: for that there is `serve deploy`.
+    try:
+        # A Ray of its own ("local"), even where another one runs: for that there is `serve deploy`.
+        with _sigint_later():
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -53,13 +53,15 @@ def running(args: Mapping[str, Any], http_options: Mapping[str, Any]) -> Iterato
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
+        with _sigterm_as_exit():  # after ray.init, which sets a handler that ends the process on the spot
             serve.start(http_options=options)
-            serve.run(app, name=APP_NAME, route_prefix="/")
-            yield f"http://{_in_url(options['host'])}:{options['port']}"
-        finally:
-            if ray.is_initialized():
+            try:
+                serve.run(app, name=APP_NAME, route_prefix="/")
+                yield f"http://{_in_url(options['host'])}:{options['port']}"
+            finally:
                 serve.delete(APP_NAME)  # lets running requests finish
-                ray.shutdown()
+    finally:
+        ray.shutdown()
 
 
 def check_port(host: str, port: int) -> None:
@@ -90,3 +92,21 @@ def _sigterm_as_exit() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _sigint_later() -> Iterator[None]:
+    """Ctrl-C takes effect at the end of the block: in the middle of `ray.init` it crashes the process."""
+    came = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
