@@ -252,7 +252,7 @@ class Replica:
 
         self._get: Any = ray.get
         self._prefix = f"SERVE_REPLICA::text2mask#{deployment}#"
-        (name,) = self._names()
+        name = self._names()[0]
         self._actor = ray.get_actor(name, namespace="serve")
         self.pid: int = self._get(self._actor.__ray_call__.remote(lambda actor: os.getpid()))
 
