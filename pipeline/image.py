@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from pipeline.errors import StageError
 from pipeline.image_header import Format, Header, read_header
@@ -90,6 +90,11 @@ def decode(source: ImageSource, limits: ImageLimits = _DEFAULT_LIMITS) -> UInt8A
         # PIL raises OSError, SyntaxError, ValueError, EOFError, struct.error and others for broken files, and
         # documents no common class. Truncation is OSError, unless someone set ImageFile.LOAD_TRUNCATED_IMAGES.
         raise StageError("image_undecodable", "the image is truncated or corrupt", "image") from None
+
+
+def from_pil(image: Image.Image) -> UInt8Array:
+    """A PIL image, of any mode and EXIF orientation, as an upright `HxWx3` uint8 RGB array; transparency on white."""
+    return np.array(_rgb(ImageOps.exif_transpose(image), 8))
 
 
 def crop(image: UInt8Array, region: Region | None) -> UInt8Array:

@@ -85,12 +85,14 @@ def _read_pickle(bundle: Bundle) -> Any:
 def load_weights(model: nn.Module, bundle: Bundle) -> None:
     """Fill `model` with the bundle's tensors. Every tensor must be there, in its shape, and no other one.
 
-    Only `HARMLESS_KEYS` may be left over. Raises BundleError as `load_state_dict` does, and for any other difference.
+    Only `HARMLESS_KEYS` may be left over, and a tensor that the model shares under several names may be there once (as
+    `safetensors.torch.save_model` writes it). Raises BundleError as `load_state_dict` does, and for any other difference.
     """
     state = load_state_dict(bundle)
     wanted = model.state_dict()
     for key in HARMLESS_KEYS - wanted.keys():
         state.pop(key, None)
+    _complete_shared(state, wanted)
     faults = {
         "missing": sorted(wanted.keys() - state.keys()),
         "not part of it": sorted(state.keys() - wanted.keys()),
@@ -100,3 +102,11 @@ def load_weights(model: nn.Module, bundle: Bundle) -> None:
         listed = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:5])}" for what, keys in faults.items() if keys)
         raise BundleError(f"{bundle.weights} does not fit the architecture {bundle.architecture!r}: {listed}.")
     model.load_state_dict(state, strict=True)
+
+
+def _complete_shared(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Gives every name of a shared tensor the value that one of its names has."""
+    known = {wanted[key].data_ptr(): key for key in state if key in wanted and wanted[key].numel()}
+    for key in wanted.keys() - state.keys():
+        if (source := known.get(wanted[key].data_ptr())) is not None and wanted[key].numel():
+            state[key] = state[source]

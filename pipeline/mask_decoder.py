@@ -1,0 +1,221 @@
+"""SAM's prompt encoder and mask decoder: an embedding and prompts in, finished masks out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+
+from pipeline.bundle import Bundle, load_weights
+from pipeline.errors import StageError
+from pipeline.masks import encode_crop
+from pipeline.models import sam as sam_model
+from pipeline.models.architectures import SegmenterArchitecture, segmenter_architecture
+from pipeline.stages import RLE, DecodeOptions, Embedding, Float32Array, MaskPrompts, Masks
+
+_MAX_PROMPTS = 64  # in one pass: about 20 MB each at official sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One instance's prompt in the model's input frame: points `Px3`, box `(4,)`, mask `4Sx4S`, each or None."""
+
+    points: Float32Array | None
+    box: Float32Array | None
+    mask: Float32Array | None
+
+    @property
+    def layout(self) -> tuple[int, bool, bool]:
+        """Prompts of one layout make one rectangular batch; padding with empty points would change the answer."""
+        return (0 if self.points is None else len(self.points), self.box is not None, self.mask is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderItem:
+    """One image's prompts, ready for the model."""
+
+    embedding: Embedding
+    prompts: tuple[Prompt, ...]
+    options: DecodeOptions
+
+
+@dataclass(frozen=True, slots=True)
+class LowResolution:
+    """The model's answer: `Nx4Sx4S` logits of the chosen mask of each prompt, and `(N,)` predicted IoU."""
+
+    logits: Float32Array
+    scores: Float32Array
+
+
+class MaskDecoder:
+    """Decodes masks. `prepare` and `finish` are thread-safe; one thread at a time in `forward`.
+
+    Args:
+        model: an official `Sam`, as `pipeline.models.sam.build` makes it; its image encoder is not used.
+        arch: its hyper-parameters.
+        device: where the model runs.
+    """
+
+    def __init__(self, model: Sam, arch: SegmenterArchitecture, device: str = "cpu") -> None:
+        self.prompt_encoder = model.prompt_encoder.to(device).eval()
+        self.decoder = model.mask_decoder.to(device).eval()
+        self.arch = arch
+        self.device = device
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, *, device: str = "cpu", threads: int | None = None) -> MaskDecoder:
+        """Builds the model and loads the bundle's weights; `threads` sets torch's, process-wide. Raises BundleError."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+        arch = segmenter_architecture(bundle.architecture)
+        model = sam_model.build(arch)
+        load_weights(model, bundle)
+        return cls(model, arch, device)
+
+    def prepare(self, embedding: Embedding, prompts: MaskPrompts, options: DecodeOptions) -> DecoderItem:
+        """Checks the prompts and brings them into the model's frame (`ResizeLongestSide.apply_coords`).
+
+        Raises StageError `invalid_value` for prompts of unequal number, wrong shapes, or none.
+        """
+        side = self.arch.embedding_size
+        if embedding.features.shape != (self.arch.out_chans, side, side):
+            raise StageError("internal", "the embedding is another model's")
+        scale = np.array(
+            [embedding.input_size[1] / embedding.image_size[1], embedding.input_size[0] / embedding.image_size[0]],
+            np.float64,
+        )
+        count = len(prompts)
+        boxes, points, masks = prompts.boxes, prompts.points, prompts.mask_inputs
+        if boxes is None and points is None:
+            raise StageError("invalid_value", "boxes or points must be given", "boxes")
+        if boxes is not None and boxes.shape != (count, 4):
+            raise StageError("invalid_value", "boxes must be Nx4", "boxes")
+        if points is not None and (len(points) != count or any(p.ndim != 2 or p.shape[1] != 3 for p in points)):
+            raise StageError("invalid_value", "points must be one Px3 list for each instance", "points")
+        if masks is not None and masks.shape != (count, 4 * side, 4 * side):
+            raise StageError("invalid_value", f"mask_input must be Nx{4 * side}x{4 * side}", "mask_input")
+        return DecoderItem(
+            embedding,
+            tuple(
+                Prompt(
+                    points=None if points is None else _scaled_points(points[i], scale),
+                    box=None if boxes is None else (boxes[i].reshape(2, 2) * scale).reshape(4).astype(np.float32),
+                    mask=None if masks is None else masks[i],
+                )
+                for i in range(count)
+            ),
+            options,
+        )
+
+    def batch_key(self, item: DecoderItem) -> None:
+        """Any items share a batch: prompts of different images and layouts are sorted out in `forward`."""
+        return
+
+    def cost(self, item: DecoderItem) -> int:
+        """Prompts."""
+        return len(item.prompts)
+
+    @torch.inference_mode()
+    def forward(self, batch: Sequence[DecoderItem]) -> list[LowResolution]:
+        """Low-resolution masks of every item's prompts, in their order."""
+        side = 4 * self.arch.embedding_size
+        answers = [
+            LowResolution(np.empty((len(i.prompts), side, side), np.float32), np.empty(len(i.prompts), np.float32))
+            for i in batch
+        ]
+        embeddings = torch.from_numpy(np.stack([item.embedding.features for item in batch])).to(self.device)
+        groups: dict[tuple[int, bool, bool], list[tuple[int, int]]] = {}
+        for image, item in enumerate(batch):
+            for number, prompt in enumerate(item.prompts):
+                groups.setdefault(prompt.layout, []).append((image, number))
+        for members in groups.values():
+            for start in range(0, len(members), _MAX_PROMPTS):
+                self._decode(batch, embeddings, members[start : start + _MAX_PROMPTS], answers)
+        return answers
+
+    def _decode(
+        self,
+        batch: Sequence[DecoderItem],
+        embeddings: torch.Tensor,
+        members: Sequence[tuple[int, int]],
+        answers: Sequence[LowResolution],
+    ) -> None:
+        prompts = [batch[image].prompts[number] for image, number in members]
+
+        def stacked(values: list[Any]) -> torch.Tensor | None:
+            return None if values[0] is None else torch.from_numpy(np.stack(values)).to(self.device)
+
+        points, masks = stacked([p.points for p in prompts]), stacked([p.mask for p in prompts])
+        sparse, dense = self.prompt_encoder(
+            points=None if points is None else (points[..., :2], points[..., 2]),
+            boxes=stacked([p.box for p in prompts]),
+            masks=None if masks is None else masks[:, None],
+        )
+        index = torch.tensor([image for image, _ in members], device=self.device)
+        logits, scores = sam_model.predict_masks(
+            self.decoder, embeddings, index, self.prompt_encoder.get_dense_pe(), sparse, dense
+        )
+        multimask = torch.tensor([batch[image].options.multimask for image, _ in members], device=self.device)
+        chosen = torch.where(multimask, scores[:, 1:].argmax(1) + 1, 0)
+        row = torch.arange(len(members), device=self.device)
+        picked, quality = logits[row, chosen].float().cpu().numpy(), scores[row, chosen].float().cpu().numpy()
+        for i, (image, number) in enumerate(members):
+            answers[image].logits[number] = picked[i]
+            answers[image].scores[number] = quality[i]
+
+    def finish(self, item: DecoderItem, raw: LowResolution) -> Masks:
+        """Upsamples, thresholds and encodes the masks one at a time: no dense `N x H x W` array is ever made."""
+        finished = [_finish(logits, item.embedding, self.arch.image_size) for logits in raw.logits]
+        return Masks(
+            rles=tuple(rle for rle, _ in finished),
+            mask_scores=raw.scores,
+            areas=np.array([area for _, area in finished], np.int32),
+            low_res=raw.logits if item.options.low_res else None,
+        )
+
+    def decode(
+        self, embedding: Embedding, prompts: MaskPrompts, options: DecodeOptions, deadline: float | None = None
+    ) -> Masks:
+        """`prepare`, `forward` and `finish` for one image. The deadline matters to the service only."""
+        item = self.prepare(embedding, prompts, options)
+        return self.finish(item, self.forward([item])[0])
+
+
+def _scaled_points(points: Float32Array, scale: Any) -> Float32Array:
+    return np.concatenate((points[:, :2] * scale, points[:, 2:]), 1).astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def _resampling(low: int, model: int, kept: int, out: int) -> Float32Array:
+    """`Sam.postprocess_masks` along one axis, as a matrix `(out, low)`.
+
+    It resizes `low` to `model`, crops to `kept`, and resizes to `out`; both steps are linear, and separable by axis.
+    """
+    basis = torch.eye(low)[None]
+    upsampled = F.interpolate(basis, size=model, mode="linear", align_corners=False)[..., :kept]
+    return F.interpolate(upsampled, size=out, mode="linear", align_corners=False)[0].T.contiguous().numpy()
+
+
+def _finish(logits: Float32Array, embedding: Embedding, model: int) -> tuple[RLE, int]:
+    """The mask at full size and its area, from `4Sx4S` logits: `Sam.postprocess_masks`, then `> 0`.
+
+    Weights are never negative, so only rows and columns that a positive logit reaches can be inside the mask: the rest
+    is not computed.
+    """
+    (height, width), (kept_height, kept_width) = embedding.image_size, embedding.input_size
+    rows = _resampling(logits.shape[0], model, kept_height, height)
+    columns = _resampling(logits.shape[1], model, kept_width, width)
+    positive = logits > 0
+    y = np.flatnonzero(rows[:, positive.any(1)].any(1))
+    x = np.flatnonzero(columns[:, positive.any(0)].any(1))
+    if len(y) == 0 or len(x) == 0:
+        return encode_crop(np.zeros((0, 0), bool), (0, 0), (height, width)), 0
+    y0, y1, x0, x1 = int(y[0]), int(y[-1]) + 1, int(x[0]), int(x[-1]) + 1
+    window = rows[y0:y1] @ logits @ columns[x0:x1].T > 0
+    return encode_crop(window, (y0, x0), (height, width)), int(window.sum())

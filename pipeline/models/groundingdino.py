@@ -1,0 +1,340 @@
+"""GroundingDINO on the classes of `groundingdino-py`: construction without cv2 or a hub, and the forward pass in parts.
+
+`groundingdino.models.GroundingDINO.groundingdino` imports a visualizer (cv2, matplotlib) that is never used, asks a hub
+for BERT when constructed, and wraps it in a `BertModelWarper` that transformers 5 breaks. Here the visualizer is a
+stand-in, BERT is built from its hyper-parameters, and the published block-diagonal text mask goes to a plain
+`BertModel` as a 4-D additive float mask, which is exactly equal.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+import types
+import warnings
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from pipeline.models.architectures import BertArchitecture, DetectorArchitecture
+
+_construction = threading.Lock()
+
+
+class TextEncoder(BertModel):  # type: ignore[misc]
+    """`BertModel` that takes the published `BxLxL` boolean mask (True: may attend) of `bertwarper.py`."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, **kwargs: Any) -> Any:
+        additive = torch.zeros(attention_mask.shape, dtype=self.dtype, device=attention_mask.device)
+        additive.masked_fill_(~attention_mask, torch.finfo(self.dtype).min)
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=additive[:, None],
+            position_ids=position_ids,
+            token_type_ids=torch.zeros_like(input_ids),
+        )
+
+
+class _SpecialTokens:
+    """Stands in for a tokenizer while `GroundingDINO.__init__` asks for four special ids that this package ignores."""
+
+    def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]:
+        return [-1] * len(tokens)
+
+
+def official_module() -> Any:
+    """`groundingdino.models.GroundingDINO.groundingdino`, imported without cv2 and matplotlib."""
+    name = "groundingdino.util.visualizer"
+    if name not in sys.modules:
+        stand_in = types.ModuleType(name)
+        stand_in.COCOVisualizer = None  # type: ignore[attr-defined]
+        sys.modules[name] = stand_in
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # timm.models.layers
+        return importlib.import_module("groundingdino.models.GroundingDINO.groundingdino")
+
+
+def _text_encoder(bert: BertArchitecture) -> TextEncoder:
+    config = BertConfig(
+        vocab_size=bert.vocab_size,
+        hidden_size=bert.hidden_size,
+        num_hidden_layers=bert.num_hidden_layers,
+        num_attention_heads=bert.num_attention_heads,
+        intermediate_size=bert.intermediate_size,
+        max_position_embeddings=bert.max_position_embeddings,
+        attn_implementation="sdpa",
+    )
+    return TextEncoder(config)
+
+
+def _backbone(arch: DetectorArchitecture) -> nn.Module:
+    official_module()
+    backbone = importlib.import_module("groundingdino.models.GroundingDINO.backbone.backbone")
+    positions = importlib.import_module("groundingdino.models.GroundingDINO.backbone.position_encoding")
+    swin = importlib.import_module("groundingdino.models.GroundingDINO.backbone.swin_transformer")
+    body = swin.SwinTransformer(
+        pretrain_img_size=arch.backbone.pretrain_img_size,
+        embed_dim=arch.backbone.embed_dim,
+        depths=list(arch.backbone.depths),
+        num_heads=list(arch.backbone.num_heads),
+        window_size=arch.backbone.window_size,
+        out_indices=(1, 2, 3),
+        drop_path_rate=0.0,
+        use_checkpoint=False,
+    )
+    position = positions.PositionEmbeddingSineHW(
+        arch.hidden_dim // 2, temperatureH=20, temperatureW=20, normalize=True
+    )
+    joiner = backbone.Joiner(body, position)
+    joiner.num_channels = body.num_features[1:]
+    return joiner  # type: ignore[no-any-return]
+
+
+def build(arch: DetectorArchitecture) -> nn.Module:
+    """A randomly initialised official `GroundingDINO` in evaluation mode; nothing is fetched.
+
+    Its state-dict keys are those of the published checkpoints, its own `forward` runs once a tokenizer is set.
+    """
+    official = official_module()
+    transformer = importlib.import_module("groundingdino.models.GroundingDINO.transformer").Transformer(
+        d_model=arch.hidden_dim,
+        dropout=0.0,
+        nhead=arch.nheads,
+        num_queries=arch.num_queries,
+        dim_feedforward=arch.dim_feedforward,
+        num_encoder_layers=arch.enc_layers,
+        num_decoder_layers=arch.dec_layers,
+        return_intermediate_dec=True,
+        num_feature_levels=arch.num_feature_levels,
+        enc_n_points=arch.enc_n_points,
+        dec_n_points=arch.dec_n_points,
+        learnable_tgt_init=True,
+        two_stage_type="standard",
+        embed_init_tgt=True,
+        use_text_enhancer=True,
+        use_fusion_layer=True,
+        use_text_cross_attention=True,
+        text_dropout=0.0,
+        fusion_dropout=0.0,
+        fusion_droppath=arch.fusion_droppath,
+    )
+    # The names are patched only while __init__ runs, under a lock: construction is rare, the patch is process-wide.
+    with (
+        _construction,
+        mock.patch.object(official.get_tokenlizer, "get_tokenlizer", lambda _: _SpecialTokens()),
+        mock.patch.object(
+            official.get_tokenlizer, "get_pretrained_language_model", lambda _: _text_encoder(arch.bert)
+        ),
+        mock.patch.object(official, "BertModelWarper", lambda bert_model: bert_model),
+    ):
+        model = official.GroundingDINO(
+            _backbone(arch),
+            transformer,
+            num_queries=arch.num_queries,
+            aux_loss=True,
+            iter_update=True,
+            query_dim=4,
+            num_feature_levels=arch.num_feature_levels,
+            nheads=arch.nheads,
+            dec_pred_bbox_embed_share=True,
+            two_stage_type="standard",
+            two_stage_bbox_embed_share=False,
+            two_stage_class_embed_share=False,
+        )
+    return model.eval()  # type: ignore[no-any-return]
+
+
+@dataclass(slots=True)
+class TextBatch:
+    """Captions of a batch, padded to the longest, L tokens.
+
+    Attributes:
+        input_ids: `BxL` int64.
+        token_mask: `BxL` bool, False on padding.
+        self_attention: `BxLxL` bool, block-diagonal: a class sees itself and its closing `.` only.
+        position_ids: `BxL` int64, counted from 0 within each class.
+    """
+
+    input_ids: Tensor
+    token_mask: Tensor
+    self_attention: Tensor
+    position_ids: Tensor
+
+    def to(self, device: torch.device | str) -> TextBatch:
+        return TextBatch(
+            self.input_ids.to(device),
+            self.token_mask.to(device),
+            self.self_attention.to(device),
+            self.position_ids.to(device),
+        )
+
+
+def text_batch(token_ids: list[tuple[int, ...]], separators: frozenset[int], pad_id: int) -> TextBatch:
+    """The masks and positions of `generate_masks_with_special_tokens_and_transfer_map`, row by row.
+
+    Args:
+        token_ids: captions as `[CLS] ... . ... . [SEP]`.
+        separators: the ids of `[CLS]`, `[SEP]`, `.` and `?`.
+        pad_id: the id of `[PAD]`.
+    """
+    length = max(len(ids) for ids in token_ids)
+    input_ids = torch.full((len(token_ids), length), pad_id, dtype=torch.int64)
+    token_mask = torch.zeros((len(token_ids), length), dtype=torch.bool)
+    self_attention = torch.eye(length, dtype=torch.bool).repeat(len(token_ids), 1, 1)
+    position_ids = torch.zeros((len(token_ids), length), dtype=torch.int64)
+    for row, ids in enumerate(token_ids):
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        token_mask[row, : len(ids)] = True
+        start = 1
+        for col in range(1, len(ids)):
+            if ids[col] in separators:
+                self_attention[row, start : col + 1, start : col + 1] = True
+                position_ids[row, start : col + 1] = torch.arange(col + 1 - start)
+                start = col + 1
+    return TextBatch(input_ids, token_mask, self_attention, position_ids)
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the feature enhancer made of a batch. `S` is the number of image tokens over all levels.
+
+    Attributes:
+        image: `BxSxC`.
+        text: `BxLxC`.
+        padding: `BxS` bool, True on padding.
+        pos: `BxSxC`.
+        spatial_shapes: `(levels, 2)` int64, `(height, width)`.
+        level_start: `(levels,)` int64.
+        valid_ratios: `Bxlevelsx2`.
+        token_mask: `BxL` bool.
+    """
+
+    image: Tensor
+    text: Tensor
+    padding: Tensor
+    pos: Tensor
+    spatial_shapes: Tensor
+    level_start: Tensor
+    valid_ratios: Tensor
+    token_mask: Tensor
+
+    @property
+    def text_dict(self) -> dict[str, Tensor]:
+        """The names under which the official heads read the text."""
+        return {"encoded_text": self.text, "text_token_mask": self.token_mask}
+
+
+def encode(model: Any, images: Tensor, padding: Tensor, text: TextBatch) -> Memory:
+    """Backbone, BERT and feature enhancer: `GroundingDINO.forward` up to the end of `Transformer.encoder`.
+
+    Args:
+        images: `Bx3xHxW` float32, normalised, zero on padding.
+        padding: `BxHxW` bool, True on padding.
+        text: the captions.
+    """
+    nested = importlib.import_module("groundingdino.util.misc").NestedTensor
+    bert = model.bert(text.input_ids, attention_mask=text.self_attention, position_ids=text.position_ids)
+    encoded_text = model.feat_map(bert["last_hidden_state"])
+
+    features, positions = model.backbone(nested(images, padding))
+    maps: list[Tensor] = []
+    masks: list[Tensor] = []
+    for level, feature in enumerate(features):
+        tensor, mask = feature.decompose()
+        maps.append(model.input_proj[level](tensor))
+        masks.append(mask)
+    for level in range(len(features), model.num_feature_levels):
+        maps.append(model.input_proj[level](features[-1].tensors if level == len(features) else maps[-1]))
+        masks.append(
+            nn.functional.interpolate(padding[None].float(), size=maps[-1].shape[-2:]).to(torch.bool)[0]
+        )
+        positions.append(model.backbone[1](nested(maps[-1], masks[-1])).to(maps[-1].dtype))
+
+    transformer = model.transformer
+    shapes = [tuple(m.shape[-2:]) for m in maps]
+    spatial_shapes = torch.as_tensor(shapes, dtype=torch.int64, device=images.device)
+    level_start = torch.cat((spatial_shapes.new_zeros((1,)), spatial_shapes.prod(1).cumsum(0)[:-1]))
+    valid_ratios = torch.stack([transformer.get_valid_ratio(m) for m in masks], 1)
+    image = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
+    flat_padding = torch.cat([m.flatten(1) for m in masks], 1)
+    pos = torch.cat(
+        [p.flatten(2).transpose(1, 2) + transformer.level_embed[i] for i, p in enumerate(positions)], 1
+    )
+    memory_image, memory_text = transformer.encoder(
+        image,
+        pos=pos,
+        level_start_index=level_start,
+        spatial_shapes=spatial_shapes,
+        valid_ratios=valid_ratios,
+        key_padding_mask=flat_padding,
+        memory_text=encoded_text,
+        text_attention_mask=~text.token_mask,
+        position_ids=text.position_ids,
+        text_self_attention_masks=text.self_attention,
+    )
+    return Memory(
+        memory_image, memory_text, flat_padding, pos, spatial_shapes, level_start, valid_ratios, text.token_mask
+    )
+
+
+def propose(model: Any, memory: Memory) -> tuple[Tensor, Tensor]:
+    """Scores and boxes of every image token, before the top-k (`Transformer.forward`, two-stage part).
+
+    Returns:
+        `BxSxT` logits (`-inf` on padded tokens) and `BxSx4` boxes before the sigmoid, normalised `cxcywh`.
+    """
+    transformer = model.transformer
+    modeling = importlib.import_module("groundingdino.models.GroundingDINO.transformer")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch.meshgrid without indexing
+        output, proposals = modeling.gen_encoder_output_proposals(
+            memory.image, memory.padding, memory.spatial_shapes
+        )
+    output = transformer.enc_output_norm(transformer.enc_output(output))
+    logits = transformer.enc_out_class_embed(output, memory.text_dict)
+    return logits, transformer.enc_out_bbox_embed(output) + proposals
+
+
+def top_queries(model: Any, logits: Tensor) -> Tensor:
+    """`BxQ` int64: the image tokens that start a query, best first; all of them where the image has fewer than Q."""
+    best = logits.max(-1)[0]
+    return torch.topk(best, min(model.num_queries, best.shape[1]), dim=1)[1]
+
+
+def decode(model: Any, memory: Memory, boxes: Tensor, queries: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The cross-modality decoder on the chosen queries.
+
+    Args:
+        boxes: `BxSx4` from `propose`.
+        queries: `BxQ` from `top_queries`.
+
+    Returns:
+        for each layer, `BxQxT` logits and `BxQx4` boxes, `cxcywh` as shares of the image without its padding.
+    """
+    transformer = model.transformer
+    reference = torch.gather(boxes, 1, queries[..., None].expand(-1, -1, 4)).detach()
+    target = transformer.tgt_embed.weight[None, : queries.shape[1]].expand(len(queries), -1, -1)
+    states, references = transformer.decoder(
+        tgt=target.transpose(0, 1),
+        memory=memory.image.transpose(0, 1),
+        memory_key_padding_mask=memory.padding,
+        pos=memory.pos.transpose(0, 1),
+        refpoints_unsigmoid=reference.transpose(0, 1),
+        level_start_index=memory.level_start,
+        spatial_shapes=memory.spatial_shapes,
+        valid_ratios=memory.valid_ratios,
+        memory_text=memory.text,
+        text_attention_mask=~memory.token_mask,
+    )
+    inverse_sigmoid = importlib.import_module("groundingdino.util.misc").inverse_sigmoid
+    logits = [head(state, memory.text_dict) for head, state in zip(model.class_embed, states, strict=True)]
+    out_boxes = [
+        (head(state) + inverse_sigmoid(before)).sigmoid()
+        for head, state, before in zip(model.bbox_embed, states, references[:-1], strict=True)
+    ]
+    return logits, out_boxes

@@ -1,0 +1,82 @@
+"""SAM on the classes of `segment-anything`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import Tensor
+
+from pipeline.models.architectures import SegmenterArchitecture
+
+
+def build(arch: SegmenterArchitecture) -> Sam:
+    """A randomly initialised official `Sam` in evaluation mode (`segment_anything.build_sam._build_sam`, by size)."""
+    side = arch.embedding_size
+    sam = Sam(
+        image_encoder=ImageEncoderViT(
+            depth=arch.depth,
+            embed_dim=arch.embed_dim,
+            img_size=arch.image_size,
+            mlp_ratio=4,
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+            num_heads=arch.num_heads,
+            patch_size=arch.patch_size,
+            qkv_bias=True,
+            use_rel_pos=True,
+            global_attn_indexes=arch.global_attn_indexes,
+            window_size=arch.window_size,
+            out_chans=arch.out_chans,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=arch.out_chans,
+            image_embedding_size=(side, side),
+            input_image_size=(arch.image_size, arch.image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(
+                depth=arch.decoder_depth,
+                embedding_dim=arch.out_chans,
+                mlp_dim=arch.decoder_mlp_dim,
+                num_heads=arch.decoder_heads,
+            ),
+            transformer_dim=arch.out_chans,
+            iou_head_depth=3,
+            iou_head_hidden_dim=arch.iou_head_hidden_dim,
+        ),
+    )
+    return sam.eval()
+
+
+def predict_masks(
+    decoder: MaskDecoder, embeddings: Tensor, image_index: Tensor, pe: Tensor, sparse: Tensor, dense: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`MaskDecoder.predict_masks` for prompts that belong to different images.
+
+    The official method repeats one image's embedding for all of its prompts; here each prompt names its image.
+
+    Args:
+        embeddings: `BxCxSxS`.
+        image_index: `(N,)` int64, the image of each prompt.
+        pe: `1xCxSxS`, `PromptEncoder.get_dense_pe`.
+        sparse: `NxTxC` point and box embeddings. dense: `NxCxSxS` mask embeddings.
+
+    Returns:
+        `Nx4x4Sx4S` logits (the single mask, then the three of `multimask_output`) and `Nx4` predicted IoUs.
+    """
+    count = decoder.num_mask_tokens
+    output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat((output_tokens.expand(len(sparse), -1, -1), sparse), dim=1)
+    src = embeddings[image_index] + dense
+    batch, channels, side, _ = src.shape
+    pos = pe.expand(batch, -1, -1, -1)
+    states, src = decoder.transformer(src, pos, tokens)
+    upscaled = decoder.output_upscaling(src.transpose(1, 2).view(batch, channels, side, side))
+    hyper = torch.stack(
+        [mlp(states[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
+    )
+    masks = (hyper @ upscaled.flatten(2)).view(batch, count, *upscaled.shape[-2:])
+    return masks, decoder.iou_prediction_head(states[:, 0])

@@ -1,0 +1,189 @@
+"""What the three stages take and return. No torch: the service's ingress and the client read these too.
+
+Boxes are `xyxy` float32 in pixels of the upright image (of the region, where one is given); sizes are
+`(height, width)`; a deadline is Unix time in seconds, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Array = npt.NDArray[np.float32]
+Int32Array = npt.NDArray[np.int32]
+UInt8Array = npt.NDArray[np.uint8]
+
+Input = TypeVar("Input", contravariant=True)
+Raw = TypeVar("Raw")
+Output = TypeVar("Output", covariant=True)
+
+ImageSource = bytes | UInt8Array
+"""Encoded JPEG, PNG or WebP bytes; or, in process, an upright `HxWx3` uint8 RGB array."""
+
+Region = tuple[int, int, int, int]
+"""`(x0, y0, x1, y1)` in pixels of the upright image, end-exclusive."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextClass:
+    """One class to look for.
+
+    Attributes:
+        class_id: index in the caller's list (of negatives, for a negative).
+        label: the caller's own text, stripped: what the answer shows.
+        text: the normalised text that enters the caption.
+        box_threshold: this class's own box threshold, or None for the request's.
+    """
+
+    class_id: int
+    label: str
+    text: str
+    box_threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DetectRequest:
+    """What to look for. A threshold of None means the bundle's own default.
+
+    `negatives` are classes whose boxes remove others; they come back with `class_ids` of `-1 - class_id`.
+    """
+
+    classes: tuple[TextClass, ...]
+    negatives: tuple[TextClass, ...] = ()
+    box_threshold: float | None = None
+    text_threshold: float | None = None
+    region: Region | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Candidate boxes: labelled and thresholded, before negatives, NMS, area and cap.
+
+    Attributes:
+        boxes: `(N, 4)` float32 xyxy.
+        scores: `(N,)` float32, highest token probability within the class's span.
+        text_scores: `(N,)` float32, mean token probability over the class's span.
+        class_ids: `(N,)` int32; negatives are `-1 - class_id`.
+        size: `(height, width)` of the image or region that `boxes` refer to.
+        passes: captions that were run.
+        warnings: sentences for the caller.
+    """
+
+    boxes: Float32Array
+    scores: Float32Array
+    text_scores: Float32Array
+    class_ids: Int32Array
+    size: tuple[int, int]
+    passes: int = 1
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def take(self, index: npt.NDArray[Any]) -> Detections:
+        """The rows that `index` (integers or a boolean mask) names, in its order."""
+        return Detections(
+            self.boxes[index],
+            self.scores[index],
+            self.text_scores[index],
+            self.class_ids[index],
+            self.size,
+            self.passes,
+            self.warnings,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The image encoder's output for one image or region.
+
+    Attributes:
+        features: `(C, S, S)` float32, 256x64x64 for the official models.
+        input_size: `(height, width)` of the resized image inside the square model input.
+        image_size: `(height, width)` of the image or region that was encoded.
+        region: the region, or None for the whole image.
+        key: the caller's cache key.
+    """
+
+    features: Float32Array
+    input_size: tuple[int, int]
+    image_size: tuple[int, int]
+    region: Region | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RLE:
+    """A COCO compressed run-length mask: `size` is `(height, width)`, `counts` is ASCII, column-major."""
+
+    size: tuple[int, int]
+    counts: str
+
+
+@dataclass(frozen=True, slots=True)
+class MaskPrompts:
+    """One prompt an instance.
+
+    Attributes:
+        boxes: `(N, 4)` float32 xyxy, or None.
+        points: N arrays `(P, 3)` float32 of `x, y, label` (1 foreground, 0 background), or None.
+        mask_inputs: `(N, 4S, 4S)` float32 low-resolution logits of an earlier answer, or None.
+    """
+
+    boxes: Float32Array | None = None
+    points: tuple[Float32Array, ...] | None = None
+    mask_inputs: Float32Array | None = None
+
+    def __len__(self) -> int:
+        for prompts in (self.boxes, self.points):
+            if prompts is not None:
+                return len(prompts)
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """`multimask`: best of SAM's three masks by predicted IoU, instead of the single one. `low_res`: return logits."""
+
+    multimask: bool = False
+    low_res: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Finished masks of one image, one a prompt, in the order of the prompts.
+
+    Attributes:
+        rles: N masks, each `H x W` of the image or region.
+        mask_scores: `(N,)` float32, SAM's predicted IoU.
+        areas: `(N,)` int32, mask pixels.
+        low_res: `(N, 4S, 4S)` float32 logits where asked for, else None.
+    """
+
+    rles: tuple[RLE, ...]
+    mask_scores: Float32Array
+    areas: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    low_res: Float32Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+
+class Stage(Protocol[Input, Raw, Output]):
+    """A stage's model, split so that CPU work stays off the model thread.
+
+    `prepare` and `finish` handle one item and are thread-safe; `forward` runs a batch of items that share a
+    `batch_key` and is entered by one thread at a time. `cost` is an item's share of `max_batch_cost`.
+    """
+
+    def batch_key(self, item: Input) -> object: ...
+
+    def cost(self, item: Input) -> int: ...
+
+    def forward(self, batch: Sequence[Input]) -> list[Raw]: ...
+
+    def finish(self, item: Input, raw: Raw) -> Output: ...

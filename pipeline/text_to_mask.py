@@ -1,0 +1,162 @@
+"""The stages in one process: the reference that every other path must equal."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from pipeline.bundle import resolve, split_model_name
+from pipeline.detector import Detector
+from pipeline.image import decode, from_pil
+from pipeline.image_encoder import ImageEncoder
+from pipeline.mask_decoder import MaskDecoder
+from pipeline.prompt import Prompt, parse_classes
+from pipeline.result import Result
+from pipeline.selection import NmsMode, SelectionOptions, select
+from pipeline.stages import DecodeOptions, Detections, DetectRequest, ImageSource, MaskPrompts, Masks, UInt8Array
+
+AnyImage = str | Path | ImageSource | Image.Image
+"""A path; encoded bytes; an upright `HxWx3` uint8 RGB array; or a PIL image."""
+
+
+class TextToMask:
+    """Words in, masks out, in this process.
+
+    Args:
+        detector, image_encoder, mask_decoder: the three stages.
+        name: what results call the pair.
+    """
+
+    def __init__(self, detector: Detector, image_encoder: ImageEncoder, mask_decoder: MaskDecoder, name: str) -> None:
+        self.detector = detector
+        self.image_encoder = image_encoder
+        self.mask_decoder = mask_decoder
+        self.name = name
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | None = None,
+        *,
+        detector: str | Path | None = None,
+        segmenter: str | Path | None = None,
+        device: str = "cpu",
+    ) -> TextToMask:
+        """Loads a pair of bundles; nothing is fetched.
+
+        Args:
+            model: `"tiny"`, or `"DETECTOR+SEGMENTER"` such as `"swint+vit_b"`.
+            detector, segmenter: instead of `model` or of one of its parts, a registry name or a bundle's folder.
+            device: `"cpu"`, `"cuda"`, or another of torch's.
+
+        Raises:
+            BundleError: a part is unknown, not on this machine, or not what its hash says.
+        """
+        if model is None and detector is None and segmenter is None:
+            model = "tiny"
+        first, second = split_model_name(model) if model is not None else ("tiny", "tiny")
+        found = resolve(detector if detector is not None else first, "detector")
+        masks = resolve(segmenter if segmenter is not None else second, "segmenter")
+        return cls(
+            Detector.from_bundle(found, device=device),
+            ImageEncoder.from_bundle(masks, device=device),
+            MaskDecoder.from_bundle(masks, device=device),
+            name=f"{found.name}+{masks.name}",
+        )
+
+    def predict(
+        self,
+        image: AnyImage,
+        prompt: Prompt,
+        *,
+        mode: Literal["classes", "phrase"] = "classes",
+        negative_prompt: Prompt | None = None,
+        box_threshold: float | None = None,
+        text_threshold: float | None = None,
+        nms: NmsMode = "class",
+        nms_threshold: float = 0.7,
+        negative_iou: float = 0.5,
+        min_area: float = 0.0,
+        max_area: float = 1.0,
+        max_detections: int = 100,
+        multimask: bool = False,
+    ) -> Result:
+        """Finds and masks every instance of the classes that `prompt` names.
+
+        Args:
+            image: see `AnyImage`.
+            prompt: `"car, wheel"`, or a list of texts or of `{"text", "box_threshold"}`.
+            mode: in `"phrase"` a string is one referring expression, whatever separators it holds.
+            negative_prompt: what must not be found: its boxes remove overlapping ones that score lower.
+            box_threshold, text_threshold: 0 to 1; the detector bundle's own where None.
+            nms, nms_threshold, negative_iou, min_area, max_area, max_detections: see `SelectionOptions`.
+            multimask: the best of SAM's three masks by predicted IoU, instead of its single one.
+
+        Returns:
+            instances by falling score; masks as RLE of the upright image.
+
+        Raises:
+            StageError: the image or an argument is refused.
+        """
+        start = time.perf_counter()
+        request = DetectRequest(
+            classes=parse_classes(prompt, mode),
+            negatives=() if negative_prompt is None else parse_classes(negative_prompt, mode, "negative_prompt"),
+            box_threshold=box_threshold,
+            text_threshold=text_threshold,
+        )
+        options = SelectionOptions(nms, nms_threshold, negative_iou, min_area, max_area, max_detections)
+        pixels = load_image(image)
+        detections = self.detector.detect(pixels, request)
+        detected = time.perf_counter()
+        kept, removed = select(detections, options)
+        masks = Masks((), np.zeros(0, np.float32))
+        encoded = detected
+        if len(kept):
+            embedding = self.image_encoder.encode(pixels)
+            encoded = time.perf_counter()
+            masks = self.mask_decoder.decode(embedding, MaskPrompts(boxes=kept.boxes), DecodeOptions(multimask))
+        end = time.perf_counter()
+        timings = {"detect": detected - start, "encode": encoded - detected, "masks": end - encoded, "total": end - start}
+        return assemble(request, kept, removed, masks, self.name, {k: 1000 * v for k, v in timings.items()})
+
+
+def load_image(image: AnyImage) -> UInt8Array:
+    """An upright `HxWx3` uint8 RGB array. Raises StageError for one that is refused, OSError for a missing file."""
+    if isinstance(image, Image.Image):
+        return from_pil(image)
+    if isinstance(image, (str, Path)):
+        image = Path(image).read_bytes()
+    return decode(image)
+
+
+def assemble(
+    request: DetectRequest,
+    kept: Detections,
+    removed: dict[str, int],
+    masks: Masks,
+    model: str,
+    timings_ms: dict[str, float],
+) -> Result:
+    """The answer, from what the stages returned."""
+    labels = {one.class_id: one.label for one in request.classes}
+    return Result(
+        image_size=kept.size,
+        labels=tuple(labels[int(i)] for i in kept.class_ids),
+        class_ids=kept.class_ids,
+        scores=kept.scores,
+        text_scores=kept.text_scores,
+        boxes=kept.boxes,
+        rles=masks.rles,
+        mask_scores=masks.mask_scores,
+        areas=masks.areas,
+        model=model,
+        timings_ms={name: round(value, 1) for name, value in timings_ms.items()},
+        passes=kept.passes,
+        removed=removed,
+        warnings=kept.warnings,
+    )
