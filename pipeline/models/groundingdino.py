@@ -265,6 +265,9 @@ def encode(model: Any, images: Tensor, padding: Tensor, text: TextBatch) -> Memo
     pos = torch.cat(
         [p.flatten(2).transpose(1, 2) + transformer.level_embed[i] for i, p in enumerate(positions)], 1
     )
+    # Given B masks, a text layer repeats them as (head, caption) and its attention reads (caption, head): in a batch the
+    # heads of one caption would wear another's mask. Masks already repeated, in the right order, are taken as they are.
+    heads = transformer.encoder.text_layers[0].nhead
     memory_image, memory_text = transformer.encoder(
         image,
         pos=pos,
@@ -275,7 +278,7 @@ def encode(model: Any, images: Tensor, padding: Tensor, text: TextBatch) -> Memo
         memory_text=encoded_text,
         text_attention_mask=~text.token_mask,
         position_ids=text.position_ids,
-        text_self_attention_masks=text.self_attention,
+        text_self_attention_masks=text.self_attention.repeat_interleave(heads, 0),
     )
     return Memory(
         memory_image, memory_text, flat_padding, pos, spatial_shapes, level_start, valid_ratios, text.token_mask
