@@ -21,7 +21,7 @@ from deployments.http.errors import ApiError
 from deployments.retry import StageLostError, with_retries
 from deployments.stage_clients import Pending, Stages
 from pipeline.image import ImageLimits, read_size
-from pipeline.result import Result
+from pipeline.result import Result, assemble
 from pipeline.selection import SelectionOptions, select
 from pipeline.stages import DecodeOptions, Detections, DetectRequest, Embedding, MaskPrompts, Masks
 
@@ -79,20 +79,19 @@ class Ingress:
         Raises:
             StageError: the input is refused. TimeoutError: the deadline. StageLostError: a stage died and stayed away.
         """
-        size = read_size(image, self.limits)  # of the upright image, from the header: nothing is decoded here
+        read_size(image, self.limits)  # refuses by the header: nothing is decoded here
         async with asyncio.timeout(deadline - time.time()):
-            return await _Run(model, order, image, size, deadline).result()
+            return await _Run(model, order, image, deadline).result()
 
 
 class _Run:
     """One request on its way through the stages."""
 
-    def __init__(self, model: ServedModel, order: Order, image: bytes, size: tuple[int, int], deadline: float) -> None:
+    def __init__(self, model: ServedModel, order: Order, image: bytes, deadline: float) -> None:
         self._model = model
         self._stages = model.stages
         self._order = order
         self._image = image
-        self._size = size
         self._deadline = deadline
         self._open: set[Pending[Any]] = set()  # calls to give up when the request ends before they do
         self._timings = _Timings()
@@ -107,7 +106,7 @@ class _Run:
             masks = None
             if encoding is not None and self._order.decode is not None and len(kept):
                 masks = await self._masks(encoding, kept, self._order.decode)
-            return self._assemble(kept, removed, masks)
+            return self._answer(kept, removed, masks)
         finally:
             for pending in self._open:
                 pending.cancel()
@@ -155,26 +154,11 @@ class _Run:
         self._open.discard(pending)
         return value
 
-    def _assemble(self, kept: Detections, removed: dict[str, int], masks: Masks | None) -> Result:
-        labels = {named.class_id: named.label for named in self._order.detect.classes}
+    def _answer(self, kept: Detections, removed: dict[str, int], masks: Masks | None) -> Result:
         if masks is None and self._order.decode is not None:  # masks were asked for, and there is nothing to mask
-            masks = Masks((), np.zeros(0, np.float32), np.zeros(0, np.int32))
-        return Result(
-            image_size=self._size,
-            labels=tuple(labels[int(index)] for index in kept.class_ids),
-            class_ids=kept.class_ids,
-            scores=kept.scores,
-            text_scores=kept.text_scores,
-            boxes=kept.boxes,
-            rles=None if masks is None else masks.rles,
-            mask_scores=None if masks is None else masks.mask_scores,
-            areas=None if masks is None else masks.areas,
-            model=self._model.name,
-            timings_ms=self._timings.milliseconds(),
-            passes=kept.passes,
-            removed=removed,
-            warnings=kept.warnings,
-        )
+            masks = Masks((), np.zeros(0, np.float32))
+        request, timings_ms = self._order.detect, self._timings.milliseconds()
+        return assemble(request, kept, removed, masks, model=self._model.name, timings_ms=timings_ms)
 
 
 class _Timings:

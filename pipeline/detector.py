@@ -114,7 +114,9 @@ class Detector:
             captions=captions,
             box_thresholds=np.array(thresholds, np.float32),
             text_threshold=bundle.text_threshold if request.text_threshold is None else request.text_threshold,
-            warnings=tuple(f"{one.label!r} holds no word that this model knows" for one in self.tokenizer.unknown(classes)),
+            warnings=tuple(
+                f"{one.label!r} holds no word that this model knows" for one in self.tokenizer.unknown(classes)
+            ),
         )
 
     def batch_key(self, item: DetectorItem) -> tuple[int, int]:
@@ -147,9 +149,7 @@ class Detector:
             images[row, :, :h, :w] = torch.from_numpy(item.pixels)
             padding[row, :h, :w] = False
         text = groundingdino.text_batch([c.token_ids for _, c in rows], self._separators, self.tokenizer.pad_id)
-        memory = groundingdino.encode(
-            self.model, images.to(self.device), padding.to(self.device), text.to(self.device)
-        )
+        memory = groundingdino.encode(self.model, images.to(self.device), padding.to(self.device), text.to(self.device))
         proposals, proposal_boxes = groundingdino.propose(self.model, memory)
         queries = groundingdino.top_queries(self.model, proposals)
         logits, boxes = groundingdino.decode(self.model, memory, proposal_boxes, queries)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.masks import BoolArray, decode
-from pipeline.stages import RLE, Float32Array, Int32Array, UInt8Array
+from pipeline.stages import RLE, Detections, DetectRequest, Float32Array, Int32Array, Masks, UInt8Array
 
 _STEPS = ("negatives", "nms", "area", "cap")
 
@@ -133,6 +133,35 @@ class Result:
             return _read(answer)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError("this is no answer to a segment or detect request") from error
+
+
+def assemble(
+    request: DetectRequest,
+    kept: Detections,
+    removed: dict[str, int],
+    masks: Masks | None,
+    *,
+    model: str,
+    timings_ms: dict[str, float],
+) -> Result:
+    """The answer, from what the stages returned; `masks` is None where none were asked for."""
+    labels = {one.class_id: one.label for one in request.classes}
+    return Result(
+        image_size=kept.size,
+        labels=tuple(labels[int(class_id)] for class_id in kept.class_ids),
+        class_ids=kept.class_ids,
+        scores=kept.scores,
+        text_scores=kept.text_scores,
+        boxes=kept.boxes,
+        rles=None if masks is None else masks.rles,
+        mask_scores=None if masks is None else masks.mask_scores,
+        areas=None if masks is None else masks.areas,
+        model=model,
+        timings_ms=timings_ms,
+        passes=kept.passes,
+        removed=removed,
+        warnings=kept.warnings,
+    )
 
 
 def _read(answer: Mapping[str, Any]) -> Result:

@@ -15,9 +15,9 @@ from pipeline.image import decode, from_pil
 from pipeline.image_encoder import ImageEncoder
 from pipeline.mask_decoder import MaskDecoder
 from pipeline.prompt import Prompt, parse_classes
-from pipeline.result import Result
+from pipeline.result import Result, assemble
 from pipeline.selection import NmsMode, SelectionOptions, select
-from pipeline.stages import DecodeOptions, Detections, DetectRequest, ImageSource, MaskPrompts, Masks, UInt8Array
+from pipeline.stages import DecodeOptions, DetectRequest, ImageSource, MaskPrompts, Masks, UInt8Array
 
 AnyImage = str | Path | ImageSource | Image.Image
 """A path; encoded bytes; an upright `HxWx3` uint8 RGB array; or a PIL image."""
@@ -121,8 +121,14 @@ class TextToMask:
             encoded = time.perf_counter()
             masks = self.mask_decoder.decode(embedding, MaskPrompts(boxes=kept.boxes), DecodeOptions(multimask))
         end = time.perf_counter()
-        timings = {"detect": detected - start, "encode": encoded - detected, "masks": end - encoded, "total": end - start}
-        return assemble(request, kept, removed, masks, self.name, {k: 1000 * v for k, v in timings.items()})
+        timings = {
+            "detect": detected - start,
+            "encode": encoded - detected,
+            "masks": end - encoded,
+            "total": end - start,
+        }
+        timings_ms = {name: round(1000 * seconds, 1) for name, seconds in timings.items()}
+        return assemble(request, kept, removed, masks, model=self.name, timings_ms=timings_ms)
 
 
 def load_image(image: AnyImage) -> UInt8Array:
@@ -132,31 +138,3 @@ def load_image(image: AnyImage) -> UInt8Array:
     if isinstance(image, (str, Path)):
         image = Path(image).read_bytes()
     return decode(image)
-
-
-def assemble(
-    request: DetectRequest,
-    kept: Detections,
-    removed: dict[str, int],
-    masks: Masks,
-    model: str,
-    timings_ms: dict[str, float],
-) -> Result:
-    """The answer, from what the stages returned."""
-    labels = {one.class_id: one.label for one in request.classes}
-    return Result(
-        image_size=kept.size,
-        labels=tuple(labels[int(i)] for i in kept.class_ids),
-        class_ids=kept.class_ids,
-        scores=kept.scores,
-        text_scores=kept.text_scores,
-        boxes=kept.boxes,
-        rles=masks.rles,
-        mask_scores=masks.mask_scores,
-        areas=masks.areas,
-        model=model,
-        timings_ms={name: round(value, 1) for name, value in timings_ms.items()},
-        passes=kept.passes,
-        removed=removed,
-        warnings=kept.warnings,
-    )

@@ -85,8 +85,9 @@ def _read_pickle(bundle: Bundle) -> Any:
 def load_weights(model: nn.Module, bundle: Bundle) -> None:
     """Fill `model` with the bundle's tensors. Every tensor must be there, in its shape, and no other one.
 
-    Only `HARMLESS_KEYS` may be left over, and a tensor that the model shares under several names may be there once (as
-    `safetensors.torch.save_model` writes it). Raises BundleError as `load_state_dict` does, and for any other difference.
+    Only `HARMLESS_KEYS` may be left over, and a tensor that the model shares under several names may be there once, as
+    `safetensors.torch.save_model` writes it. Raises BundleError as `load_state_dict` does, and for any other
+    difference.
     """
     state = load_state_dict(bundle)
     wanted = model.state_dict()

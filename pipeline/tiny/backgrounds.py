@@ -63,8 +63,6 @@ def draw(batch: int, height: int, width: int, g: torch.Generator) -> Tensor:
     other = torch.rand((batch, 3, 1, 1), generator=g, device=device) * 255
     reach = torch.rand((batch, 1, 1, 1), generator=g, device=device) ** 1.5  # mostly gentle, sometimes strong
     kinds = sorted(torch.randint(-2, KINDS, (batch,), generator=g, device=device).clamp(min=0).tolist())
-    pattern = torch.cat(
-        [_pattern(kind, kinds.count(kind), x, y, min(height, width), g) for kind in sorted(set(kinds))]
-    )
+    pattern = torch.cat([_pattern(kind, kinds.count(kind), x, y, min(height, width), g) for kind in sorted(set(kinds))])
     picture = base + (other - base) * reach * (pattern + 1) / 2
     return picture.clamp(0, 255)

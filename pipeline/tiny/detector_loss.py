@@ -81,4 +81,5 @@ def loss(
     giou = generalized_box_iou_loss(
         box_convert(picked, "cxcywh", "xyxy"), box_convert(truth, "cxcywh", "xyxy"), reduction="sum"
     )
-    return (2 * focal + 5 * l1 + 2 * giou) / max(len(image), 1)
+    total: Tensor = (2 * focal + 5 * l1 + 2 * giou) / max(len(image), 1)
+    return total

@@ -66,9 +66,7 @@ def _near_miss(colour: int, shape: int, rng: np.random.Generator) -> tuple[int, 
     return colour, int(rng.integers(len(SHAPES)))
 
 
-def sample(
-    colours: np.ndarray, shapes: np.ndarray, rng: np.random.Generator, most: int = 15
-) -> list[Phrase]:
+def sample(colours: np.ndarray, shapes: np.ndarray, rng: np.random.Generator, most: int = 15) -> list[Phrase]:
     """A caption's classes for one training scene: pairs, shapes, colours or a mixture; present, near misses, absent.
 
     Args:
@@ -76,7 +74,7 @@ def sample(
         most: no more classes than this.
     """
     style = rng.choice(4, p=[0.5, 0.2, 0.12, 0.18])
-    wanted = int(rng.integers(1, most + 1)) if rng.random() < 0.35 else int(rng.integers(1, 9))
+    wanted = int(rng.integers(1, 5)) if rng.random() < 0.3 else int(rng.integers(4, most + 1))
     absent_only = rng.random() < 0.06
     chosen: dict[tuple[int | None, int | None], Phrase] = {}
     extra: list[Phrase] = []

@@ -6,12 +6,8 @@ with a correcting point. Resumable: a run continues from DIR/state.pt.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +17,11 @@ from torch import Tensor, nn
 
 from pipeline.models import sam as sam_model
 from pipeline.models.architectures import segmenter_architecture
-from pipeline.tiny import feed, scenes
-from pipeline.tiny.train_detector import learning_rate
+from pipeline.tiny import scenes, training
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of `segment_anything.modeling.Sam`
-GROUPS = 4
+GROUPS = 4  # a batch is drawn in this many groups, each with a size of its own
+KINDS = ("box", "point", "both")
 
 
 def picture_batch(
@@ -44,7 +40,9 @@ def picture_batch(
         size = (max(1, round(side * native[0] / native[1])), side)
         if rng.random() < 0.5:
             native, size = native[::-1], size[::-1]
-        s = scenes.draw(batch // GROUPS, *native, g)
+        s = scenes.draw(
+            batch // GROUPS, *native, g, objects=int(rng.integers(4, scenes.SLOTS + 1))
+        )  # crowds teach most
         picture = F.interpolate(s.images, size=size, mode="bilinear", antialias=True, align_corners=False)
         pad = (0, side - size[1], 0, side - size[0])
         images.append(F.pad((picture.round() - mean) / std, pad).half())
@@ -87,7 +85,7 @@ def _points(wanted: Tensor, g: torch.Generator) -> Tensor:
 
 
 def prompt(sam: Any, boxes: Tensor, masks: Tensor, kind: int, g: torch.Generator) -> tuple[Any, Tensor | None]:
-    """Points (coordinates, labels) or None, and jittered boxes or None, for a prompt of `kind` 0 box, 1 points, 2 both."""
+    """Points (coordinates, labels) or None, and jittered boxes or None; `kind` is an index into KINDS."""
     size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     amount = torch.rand((len(boxes), 1), generator=g, device=g.device) * 0.08
     jittered = boxes + (torch.rand(boxes.shape, generator=g, device=g.device) * 2 - 1) * amount * size
@@ -149,86 +147,32 @@ def step_loss(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=8_000)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=8e-4)
-    parser.add_argument("--average", type=float, default=0.999, help="decay of the averaged weights")
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw batches ahead")
-    parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=math.inf, help="stop (and save) after this long")
-    parser.add_argument("--init", type=Path, help="start from these weights (a state dict) instead of from scratch")
+    parser = training.options(__doc__, batch=32, lr=1e-3, seed=2)
+    parser.add_argument("--prompts", type=int, default=8, help="most prompts an image")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     arch = segmenter_architecture("sam-tiny")
     sam = sam_model.build(arch)
     for name, p in sam.named_parameters():
         if "pos_embed" in name or "rel_pos" in name:
             nn.init.trunc_normal_(p, std=0.02)
     if args.init:
-        sam.load_state_dict(torch.load(args.init, weights_only=True))
+        sam.load_state_dict(torch.load(args.init, map_location="cpu", weights_only=True))
     sam.to(args.device).train()
-    groups = [
+
+    def loss(step: int, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        images, index, boxes, masks = (t.to(args.device) for t in batch)
+        rng = np.random.default_rng([args.seed, step, 1])
+        g = torch.Generator(device=args.device).manual_seed(args.seed * 1_000_003 + step + 500_000)
+        total, iou, kind = step_loss(sam, images.float(), index, boxes, masks.float() / 255, rng, g)
+        return total, {"loss": total, f"iou_{KINDS[kind]}": iou}
+
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in sam.parameters() if p.ndim > 1], "weight_decay": 1e-2},
         {"params": [p for p in sam.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.99))
-    average = {name: tensor.clone() for name, tensor in sam.state_dict().items()}
-    start, began = 0, time.time()
-    if (args.out / "state.pt").exists():
-        state = torch.load(args.out / "state.pt", map_location=args.device, weights_only=True)
-        sam.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, start = state["average"], state["step"]
-
-    def save(step: int) -> None:
-        state = {"model": sam.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step}
-        torch.save(state, args.out / "state.tmp")
-        (args.out / "state.tmp").rename(args.out / "state.pt")
-        torch.save({k: v.half() for k, v in average.items()}, args.out / "average.pt")
-
-    window: list[tuple[Tensor, Tensor, int]] = []
     draw = Draw(arch.image_size, args.batch, args.prompts, args.seed, args.device)
-    for step, batch in feed.batches(draw, range(start, args.steps), args.workers):
-        images, index, boxes, masks = (t.to(args.device) for t in batch)
-        images, masks = images.float(), masks.float() / 255
-        rng = np.random.default_rng([args.seed, step, 1])
-        g = torch.Generator(device=args.device).manual_seed(args.seed * 1_000_003 + step + 500_000)
-        progress = max((step + 1) / args.steps, (time.time() - began) / args.seconds)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, progress, args.lr)
-        total, iou, kind = step_loss(sam, images, index, boxes, masks, rng, g)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
-        optimizer.step()
-        decay = min(args.average, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.values()), list(sam.state_dict().values()), 1 - decay)
-        window.append((total.detach(), iou.detach(), kind))
-        if (step + 1) % 50 == 0 or step < 3:
-            by_kind = {k: [i for _, i, kk in window if kk == k] for k in range(3)}
-            row = {"step": step + 1, "loss": round(torch.stack([t for t, _, _ in window]).mean().item(), 4)}
-            row |= {
-                name: round(torch.stack(by_kind[k]).mean().item(), 4)
-                for k, name in enumerate(("iou_box", "iou_point", "iou_both"))
-                if by_kind[k]
-            }
-            row["seconds"] = round(time.time() - began, 1)
-            window = []
-            print(json.dumps(row), flush=True)
-            with (args.out / "curve.jsonl").open("a") as f:
-                f.write(json.dumps(row) + "\n")
-        if (step + 1) % 200 == 0:
-            save(step + 1)
-        if time.time() - began > args.seconds:
-            break
-    save(step + 1)
+    training.train(sam, nn.ModuleList(), groups, loss, draw, args)
 
 
 if __name__ == "__main__":

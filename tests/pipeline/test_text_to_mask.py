@@ -1,0 +1,169 @@
+"""The whole path in one process, with the embedded model, on drawn scenes whose truth is known."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import StageError, TextToMask
+from pipeline.masks import decode
+from pipeline.stages import DecodeOptions, Embedding, MaskPrompts, UInt8Array
+from pipeline.tiny import evaluate, scenes
+
+
+@pytest.fixture(scope="module")
+def model() -> TextToMask:
+    return TextToMask.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def picture() -> UInt8Array:
+    drawn = scenes.draw(1, 300, 420, torch.Generator().manual_seed(21), objects=3)
+    return drawn.images[0].round().byte().permute(1, 2, 0).contiguous().numpy()
+
+
+def test_finds_and_masks_what_is_there(model: TextToMask) -> None:
+    rng = np.random.default_rng(3)
+    right = total = 0
+    ious = []
+    for _ in range(12):
+        image, drawn = evaluate.scene(rng, held_out=False)
+        for slot in drawn.present[0].nonzero().flatten().tolist():
+            name = f"{scenes.COLOUR_NAMES[drawn.colours[0, slot]]} {scenes.SHAPES[drawn.shapes[0, slot]]}"
+            truth = drawn.masks[0, slot].numpy()
+            result = model.predict(image, name)
+            overlap = [(m & truth).sum() / (m | truth).sum() for m in result.iter_masks()]
+            total += 1
+            right += max(overlap, default=0.0) >= 0.5
+            ious += [max(overlap)] if max(overlap, default=0.0) >= 0.5 else []
+    assert right / total >= 0.75
+    assert np.mean(ious) >= 0.85
+
+
+def test_every_kind_of_image_gives_the_same_answer(model: TextToMask, picture: UInt8Array, tmp_path: Path) -> None:
+    pil = Image.fromarray(picture)
+    file = BytesIO()
+    pil.save(file, "PNG")
+    path = tmp_path / "picture.png"
+    path.write_bytes(file.getvalue())
+    expected = model.predict(picture, "red, blue, green", box_threshold=0.1)
+    assert len(expected)
+    for image in (pil, file.getvalue(), path, str(path)):
+        assert model.predict(image, "red, blue, green", box_threshold=0.1) == expected
+
+
+def test_exif_of_a_pil_image_is_applied_once(model: TextToMask, picture: UInt8Array) -> None:
+    turned = Image.fromarray(np.rot90(picture).copy())
+    exif = turned.getexif()
+    exif[0x0112] = 6  # rotate by 270 degrees to see it upright
+    file = BytesIO()
+    turned.save(file, "PNG", exif=exif)
+    upright = model.predict(picture, "red", box_threshold=0.1)
+    assert model.predict(Image.open(BytesIO(file.getvalue())), "red", box_threshold=0.1) == upright
+    assert model.predict(file.getvalue(), "red", box_threshold=0.1) == upright
+
+
+def test_nothing_found(model: TextToMask) -> None:
+    blank = np.full((64, 90, 3), 200, np.uint8)
+    result = model.predict(blank, "red circle", box_threshold=0.99)
+    assert len(result) == 0
+    assert result.masks.shape == (0, 64, 90)
+    assert result.boxes.shape == (0, 4)
+    assert result.passes == 1
+
+
+def test_labels_are_the_callers_words(model: TextToMask, picture: UInt8Array) -> None:
+    result = model.predict(picture, ["  RED ", "Blue!"], box_threshold=0.0, text_threshold=0.0, nms="off")
+    assert set(result.labels) <= {"RED", "Blue!"}
+    assert set(result.class_ids.tolist()) <= {0, 1}
+
+
+def test_more_classes_than_one_caption_holds(model: TextToMask, picture: UInt8Array) -> None:
+    texts = [f"{colour} {shape}" for colour in scenes.COLOUR_NAMES for shape in scenes.SHAPES]
+    result = model.predict(picture, texts, box_threshold=0.2)
+    assert result.passes == 5  # 64 classes of 3 tokens, 15 in a caption of 48
+    assert set(result.labels) <= set(texts)
+
+
+def test_unknown_words_are_named_in_a_warning(model: TextToMask, picture: UInt8Array) -> None:
+    result = model.predict(picture, "red, locomotive")
+    assert len(result.warnings) == 1
+    assert "locomotive" in result.warnings[0]
+
+
+def test_own_threshold_of_a_class_and_negatives(model: TextToMask, picture: UInt8Array) -> None:
+    everything = model.predict(picture, "object", box_threshold=0.05)
+    assert len(everything)
+    assert len(model.predict(picture, [{"text": "object", "box_threshold": 1.0}], box_threshold=0.05)) == 0
+    without = model.predict(picture, "object", negative_prompt="shape", box_threshold=0.05, negative_iou=0.0)
+    assert len(without) + without.removed["negatives"] + without.removed["nms"] >= len(everything)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": "red " * 60}, "prompt"),
+        ({"prompt": "red", "negative_prompt": "red " * 60}, "negative_prompt"),
+        ({"prompt": "red", "nms_threshold": float("nan")}, "nms_threshold"),
+        ({"prompt": "red", "max_detections": 0}, "max_detections"),
+        ({"prompt": "red", "box_threshold": float("nan")}, "box_threshold"),
+        ({"prompt": "red", "text_threshold": 1.5}, "text_threshold"),
+    ],
+)
+def test_bad_arguments_name_the_field(
+    model: TextToMask, picture: UInt8Array, arguments: dict[str, object], param: str
+) -> None:
+    with pytest.raises(StageError) as refused:
+        model.predict(picture, **arguments)  # type: ignore[arg-type]
+    assert refused.value.code == "invalid_value"
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (900, 3), (33, 31)])
+def test_images_of_odd_sizes(model: TextToMask, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    result = model.predict(image, "red, blue circle", box_threshold=0.0, text_threshold=0.0, max_detections=3)
+    assert result.image_size == size
+    for rle in result.rles or ():
+        assert decode(rle).shape == size
+
+
+def test_region_boxes_are_in_the_regions_frame(model: TextToMask, picture: UInt8Array) -> None:
+    from pipeline.prompt import parse_classes
+    from pipeline.stages import DetectRequest
+
+    region = (100, 50, 400, 290)
+    request = DetectRequest(parse_classes("red, blue, green"), box_threshold=0.05, region=region)
+    inside = model.detector.detect(picture, request)
+    cropped = model.detector.detect(
+        np.ascontiguousarray(picture[50:290, 100:400]), DetectRequest(request.classes, box_threshold=0.05)
+    )
+    assert inside.size == (240, 300)
+    np.testing.assert_array_equal(inside.boxes, cropped.boxes)
+    embedding = model.image_encoder.encode(picture, key="k", region=region)
+    assert (embedding.image_size, embedding.region, embedding.key) == ((240, 300), region, "k")
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        MaskPrompts(),
+        MaskPrompts(boxes=np.zeros((2, 3), np.float32)),
+        MaskPrompts(boxes=np.zeros((2, 4), np.float32), points=(np.zeros((1, 3), np.float32),)),
+        MaskPrompts(points=(np.zeros((1, 2), np.float32),)),
+        MaskPrompts(boxes=np.zeros((1, 4), np.float32), mask_inputs=np.zeros((1, 5, 5), np.float32)),
+    ],
+)
+def test_bad_mask_prompts(model: TextToMask, prompts: MaskPrompts) -> None:
+    arch = model.mask_decoder.arch
+    features = np.zeros((arch.out_chans, arch.embedding_size, arch.embedding_size), np.float32)
+    embedding = Embedding(features, (arch.image_size, arch.image_size), (100, 100))
+    with pytest.raises(StageError):
+        model.mask_decoder.decode(embedding, prompts, DecodeOptions())
