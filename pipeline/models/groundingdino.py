@@ -25,8 +25,24 @@ from pipeline.models.architectures import BertArchitecture, DetectorArchitecture
 
 _construction = threading.Lock()
 
+# What the official code provokes, the second in every layer of the decoder, and nobody who runs it can mend.
+_OFFICIAL_WARNINGS: tuple[tuple[type[Warning], str, str], ...] = (
+    (FutureWarning, r"Importing from timm\.models\.layers is deprecated", ""),
+    (FutureWarning, r"`torch\.cuda\.amp\.autocast\(args\.\.\.\)` is deprecated", r"groundingdino\."),
+    (UserWarning, r"torch\.meshgrid: in an upcoming release", r"torch\.functional"),
+)
 
-class TextEncoder(BertModel):  # type: ignore[misc]
+
+def _ignore_official_warnings() -> None:
+    """Adds narrow filters, for the whole process and for good: `catch_warnings` around a call would not be thread-safe.
+
+    Harmless to repeat: a filter that is there already only moves to the front.
+    """
+    for category, message, module in _OFFICIAL_WARNINGS:
+        warnings.filterwarnings("ignore", message, category, module)
+
+
+class TextEncoder(BertModel):
     """`BertModel` that takes the published `BxLxL` boolean mask (True: may attend) of `bertwarper.py`."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, **kwargs: Any) -> Any:
@@ -54,13 +70,12 @@ def official_module() -> Any:
         stand_in = types.ModuleType(name)
         stand_in.COCOVisualizer = None  # type: ignore[attr-defined]
         sys.modules[name] = stand_in
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # timm.models.layers
-        return importlib.import_module("groundingdino.models.GroundingDINO.groundingdino")
+    _ignore_official_warnings()
+    return importlib.import_module("groundingdino.models.GroundingDINO.groundingdino")
 
 
 def _text_encoder(bert: BertArchitecture) -> TextEncoder:
-    config = BertConfig(
+    config = BertConfig(  # type: ignore[call-arg]  # attn_implementation is of its base class
         vocab_size=bert.vocab_size,
         hidden_size=bert.hidden_size,
         num_hidden_layers=bert.num_hidden_layers,
@@ -265,8 +280,8 @@ def encode(model: Any, images: Tensor, padding: Tensor, text: TextBatch) -> Memo
     pos = torch.cat(
         [p.flatten(2).transpose(1, 2) + transformer.level_embed[i] for i, p in enumerate(positions)], 1
     )
-    # Given B masks, a text layer repeats them as (head, caption) and its attention reads (caption, head): in a batch the
-    # heads of one caption would wear another's mask. Masks already repeated, in the right order, are taken as they are.
+    # Given B masks, a text layer repeats them as (head, caption), and its attention reads (caption, head): in a batch
+    # the heads of one caption would wear another's mask. Masks repeated here, in the right order, it takes as they are.
     heads = transformer.encoder.text_layers[0].nhead
     memory_image, memory_text = transformer.encoder(
         image,
@@ -293,11 +308,7 @@ def propose(model: Any, memory: Memory) -> tuple[Tensor, Tensor]:
     """
     transformer = model.transformer
     modeling = importlib.import_module("groundingdino.models.GroundingDINO.transformer")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch.meshgrid without indexing
-        output, proposals = modeling.gen_encoder_output_proposals(
-            memory.image, memory.padding, memory.spatial_shapes
-        )
+    output, proposals = modeling.gen_encoder_output_proposals(memory.image, memory.padding, memory.spatial_shapes)
     output = transformer.enc_output_norm(transformer.enc_output(output))
     logits = transformer.enc_out_class_embed(output, memory.text_dict)
     return logits, transformer.enc_out_bbox_embed(output) + proposals
