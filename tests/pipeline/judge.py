@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -122,9 +123,14 @@ def official_detector(model: Any, tokenizer: Any, images: Tensor, padding: Tenso
 def detector_deviations(
     model: Any, images: Tensor, padding: Tensor, text: TextBatch, judge: Verdict
 ) -> dict[str, float]:
-    """Ours against the judge, part by part; the decoder starts from the judge's own top-k."""
-    memory: Memory = groundingdino.encode(model, images, padding, text)
-    proposals, boxes = groundingdino.propose(model, memory)
+    """Ours against the judge, part by part."""
+    memory = groundingdino.encode(model, images, padding, text)
+    return deviations_from(model, memory, *groundingdino.propose(model, memory), judge)
+
+
+@torch.inference_mode()
+def deviations_from(model: Any, memory: Memory, proposals: Tensor, boxes: Tensor, judge: Verdict) -> dict[str, float]:
+    """The same from what `encode` and `propose` gave; the decoder starts from the judge's own top-k."""
     logits, out_boxes = groundingdino.decode(model, memory, boxes, judge.queries)
     chosen = torch.gather(boxes, 1, judge.queries[..., None].expand(-1, -1, 4))
     return {
@@ -137,7 +143,7 @@ def detector_deviations(
     }
 
 
-def official_pixels(image: np.ndarray[Any, Any], arch: DetectorArchitecture) -> Tensor:
+def official_pixels(image: npt.NDArray[np.uint8], arch: DetectorArchitecture) -> Tensor:
     """`3xHxW` as `groundingdino.util.inference.load_image` makes it."""
     transforms = import_module("groundingdino.datasets.transforms")
     steps = transforms.Compose(
@@ -151,6 +157,12 @@ def official_pixels(image: np.ndarray[Any, Any], arch: DetectorArchitecture) -> 
     return pixels
 
 
+def photo(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """A picture of blobs: unlike noise, they survive the resizing."""
+    small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
 def padded(pixels: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
     """`(images, padding)` of one padded shape, images at the top left."""
     images = torch.zeros((len(pixels), 3, height, width))
@@ -159,6 +171,33 @@ def padded(pixels: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, T
         images[row, :, : one.shape[1], : one.shape[2]] = one
         padding[row, : one.shape[1], : one.shape[2]] = False
     return images, padding
+
+
+def labelled(tokenizer: Any, judge: Verdict, texts: Sequence[str], size: tuple[int, int]) -> Detections:
+    """Every query of a one-image verdict: its box in pixels and its best class, by the official spans of the caption.
+
+    Args:
+        texts: the classes of the caption. size: `(height, width)` of the image.
+    """
+    tokens = tokenizer([" . ".join(texts) + " ."], return_tensors="pt")
+    special = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", ".", "?"])
+    official = import_module("groundingdino.models.GroundingDINO.bertwarper")
+    _, _, spans = official.generate_masks_with_special_tokens_and_transfer_map(tokens, special, tokenizer)
+    probabilities = judge.logits[0, :, : tokens["input_ids"].shape[1]].sigmoid()
+    means = torch.stack([probabilities[:, span].mean(1) for span in spans[0][: len(texts)]], 1)
+    highest = torch.stack([probabilities[:, span].max(1)[0] for span in spans[0][: len(texts)]], 1)
+    frame = torch.tensor([size[1], size[0]] * 2)
+    boxes = import_module("groundingdino.util.box_ops").box_cxcywh_to_xyxy(judge.boxes[0]) * frame
+    boxes = torch.minimum(boxes.clamp(min=0), frame)
+    query, best = torch.arange(len(means)), means.argmax(1)
+    scores, text_scores = highest[query, best].numpy(), means[query, best].numpy()
+    everything = Detections(boxes.numpy(), scores, text_scores, best.numpy().astype(np.int32), size)
+    return everything.take(np.flatnonzero((everything.boxes[:, 2:] > everything.boxes[:, :2]).all(1)))
+
+
+def pixel(size: tuple[int, int], resized: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """0.01 px of the resized image, in pixels of the image, for each side of a box. Sizes are `(height, width)`."""
+    return 0.01 * np.array([size[1] / resized[1], size[0] / resized[0]] * 2)
 
 
 def left_out(found: Detections, expected: Detections, pixel: Any) -> int:

@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -20,17 +19,20 @@ from pipeline.detector import Detector, resized_size
 from pipeline.models import groundingdino
 from pipeline.models.architectures import detector_architecture
 from pipeline.prompt import parse_classes
-from pipeline.stages import Detections, DetectRequest
+from pipeline.stages import DetectRequest
 from tests.pipeline.judge import (
     TOLERANCE,
     Verdict,
     bert_tokenizer,
     detector_deviations,
     deviation,
+    labelled,
     left_out,
     official_detector,
     official_pixels,
     padded,
+    photo,
+    pixel,
     tokenised,
 )
 from tests.pipeline.redraw import constant_tensors, redraw
@@ -61,12 +63,6 @@ def tokenizer() -> Any:
 
 def noise(height: int, width: int, seed: int) -> Tensor:
     return torch.randn(3, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-def photo(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Blobs: unlike noise, they survive the resizing."""
-    small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def test_no_tensor_is_left_constant(theirs: Any) -> None:
@@ -217,26 +213,6 @@ def test_pixels(theirs: Any, size: tuple[int, int]) -> None:
     np.testing.assert_allclose(item.pixels, expected, rtol=0, atol=1e-6)
 
 
-def official_detections(
-    model: Any, tokenizer: Any, image: npt.NDArray[np.uint8], texts: list[str], frame: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Every query's box in pixels, and its mean and highest probability for every class: `Qx4`, `QxC`, `QxC`."""
-    caption = " . ".join(texts) + " ."
-    images, padding = padded([official_pixels(image, ARCH)], *frame)
-    judge = official_detector(model, tokenizer, images, padding, [caption])
-    tokens = tokenizer([caption], return_tensors="pt")
-    _, _, spans = import_module(
-        "groundingdino.models.GroundingDINO.bertwarper"
-    ).generate_masks_with_special_tokens_and_transfer_map(tokens, model.specical_tokens, tokenizer)
-    probabilities = judge.logits[0, :, : tokens["input_ids"].shape[1]].sigmoid()
-    classes = spans[0][: len(texts)]
-    means = torch.stack([probabilities[:, span].mean(1) for span in classes], 1)
-    highest = torch.stack([probabilities[:, span].max(1)[0] for span in classes], 1)
-    height, width = image.shape[:2]
-    to_corners = import_module("groundingdino.util.box_ops").box_cxcywh_to_xyxy
-    return to_corners(judge.boxes[0]) * torch.tensor([width, height, width, height]), means, highest
-
-
 @pytest.mark.parametrize("weights", ["random", "embedded"])
 @pytest.mark.parametrize("size", [(300, 400), (431, 257), (12, 900), (1, 1)])
 def test_end_to_end(theirs: Any, tokenizer: Any, weights: str, size: tuple[int, int]) -> None:
@@ -246,23 +222,11 @@ def test_end_to_end(theirs: Any, tokenizer: Any, weights: str, size: tuple[int, 
     request = DetectRequest(parse_classes(texts), box_threshold=0.0, text_threshold=0.0)
     item = detector.prepare(image, request)
     found = detector.detect(image, request)
-    boxes, means, highest = official_detections(detector.model, tokenizer, image, texts, item.padded)
-
-    best = means.argmax(1)
-    query = torch.arange(len(best))
-    height, width = size
-    limits = torch.tensor([width, height, width, height])
-    expected = Detections(
-        torch.minimum(boxes.clamp(min=0), limits).numpy(),
-        highest[query, best].numpy(),
-        means[query, best].numpy(),
-        best.numpy().astype(np.int32),
-        size,
-    )
-    expected = expected.take(np.flatnonzero((expected.boxes[:, 2:] > expected.boxes[:, :2]).all(1)))
-    # 0.01 px of the resized image, in pixels of this one
-    pixel = 0.01 * np.array([width, height] * 2) / np.array([item.pixels.shape[2], item.pixels.shape[1]] * 2)
-    assert left_out(found, expected, pixel) <= 0.01 * len(expected)
+    images, padding = padded([official_pixels(image, ARCH)], *item.padded)
+    judge = official_detector(detector.model, tokenizer, images, padding, [" . ".join(texts) + " ."])
+    expected = labelled(tokenizer, judge, texts, size)
+    resized = (item.pixels.shape[1], item.pixels.shape[2])
+    assert left_out(found, expected, pixel(size, resized)) <= 0.01 * len(expected)
 
 
 def test_fewer_image_tokens_than_queries(theirs: Any, tokenizer: Any) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
@@ -23,7 +22,7 @@ from pipeline.masks import decode
 from pipeline.models import sam
 from pipeline.models.architectures import segmenter_architecture
 from pipeline.stages import DecodeOptions, Embedding, Float32Array, MaskPrompts, Masks
-from tests.pipeline.judge import TOLERANCE, deviation, mask_pixels_off
+from tests.pipeline.judge import TOLERANCE, deviation, mask_pixels_off, photo
 from tests.pipeline.redraw import constant_tensors, redraw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,12 +49,6 @@ def embedded_model() -> Sam:
 @pytest.fixture(scope="module", params=["random", "embedded"])
 def model(request: pytest.FixtureRequest) -> Sam:
     return random_model() if request.param == "random" else embedded_model()
-
-
-def photo(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Blobs: unlike noise, they survive the resizing."""
-    small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def predictor_of(model: Sam, image: npt.NDArray[np.uint8]) -> Any:
@@ -125,16 +118,6 @@ def test_no_tensor_is_left_constant() -> None:
     assert constant_tensors(random_model()) == []
 
 
-@pytest.mark.parametrize("size", [SIZE, (12, 900), (900, 12), (1, 1), (384, 384), (700, 500)])
-def test_embedding(model: Sam, size: tuple[int, int]) -> None:
-    expected = predictor_of(model, photo(*size))
-    found = ImageEncoder(model, ARCH).encode(photo(*size))
-    assert found.features.dtype == np.float32
-    assert found.input_size == expected.input_size
-    assert found.image_size == expected.original_size
-    assert deviation(found.features, expected.get_image_embedding()[0]) <= TOLERANCE
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 30_000), st.integers(1, 30_000), st.sampled_from([1024, ARCH.image_size]))
 @example(1, 30_000, 1024)
@@ -175,14 +158,19 @@ def test_many_boxes_equal_predict_torch(pristine: Sam, judged: Any, monkeypatch:
 
 
 @pytest.mark.parametrize("size", [(12, 900), (900, 12), (1, 1), (384, 384), (1000, 700)])
-def test_masks_of_any_size(model: Sam, size: tuple[int, int]) -> None:
-    """The way back to full size, for images smaller and larger than the model's own input."""
+def test_any_size(model: Sam, size: tuple[int, int]) -> None:
+    """Embeddings, and the way back to full size, of images smaller and larger than the model's own input."""
     height, width = size
+    predictor = predictor_of(model, photo(*size))
+    embedding = ImageEncoder(model, ARCH).encode(photo(*size))
+    assert embedding.features.dtype == np.float32
+    assert embedding.input_size == predictor.input_size
+    assert embedding.image_size == predictor.original_size == size
+    assert deviation(embedding.features, predictor.get_image_embedding()[0]) <= TOLERANCE
     corners = np.array([[0.2, 0.1, 0.9, 0.8], [0, 0, 0.4, 0.5]], np.float32)
     prompts = MaskPrompts(boxes=corners * np.array([width, height, width, height], np.float32))
-    embedding = ImageEncoder(model, ARCH).encode(photo(*size))
     found = MaskDecoder(model, ARCH).decode(embedding, prompts, DecodeOptions(low_res=True))
-    check(found, official(predictor_of(model, photo(*size)), prompts, multimask=False))
+    check(found, official(predictor, prompts, multimask=False))
 
 
 ENCODER_MUTATIONS = [
