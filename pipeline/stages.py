@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import StageError
+
 Float32Array = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]
 UInt8Array = npt.NDArray[np.uint8]
@@ -50,6 +52,7 @@ class DetectRequest:
     """What to look for. A threshold of None means the bundle's own default.
 
     `negatives` are classes whose boxes remove others; they come back with `class_ids` of `-1 - class_id`.
+    Raises StageError `invalid_value` for a threshold outside 0 to 1.
     """
 
     classes: tuple[TextClass, ...]
@@ -57,6 +60,12 @@ class DetectRequest:
     box_threshold: float | None = None
     text_threshold: float | None = None
     region: Region | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("box_threshold", "text_threshold"):
+            threshold: float | None = getattr(self, name)
+            if threshold is not None and not 0 <= threshold <= 1:  # NaN fails it too
+                raise StageError("invalid_value", "must be a number from 0 to 1", name)
 
 
 @dataclass(frozen=True, slots=True)

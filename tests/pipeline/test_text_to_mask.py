@@ -15,6 +15,8 @@ from pipeline.masks import decode
 from pipeline.stages import DecodeOptions, Embedding, MaskPrompts, UInt8Array
 from pipeline.tiny import evaluate, scenes
 
+RECALL, MASK_IOU = 0.75, 0.85  # of the embedded model, on the twelve scenes of one test; the model card has the figures
+
 
 @pytest.fixture(scope="module")
 def model() -> TextToMask:
@@ -29,20 +31,23 @@ def picture() -> UInt8Array:
 
 def test_finds_and_masks_what_is_there(model: TextToMask) -> None:
     rng = np.random.default_rng(3)
-    right = total = 0
+    total = 0
     ious = []
     for _ in range(12):
         image, drawn = evaluate.scene(rng, held_out=False)
-        for slot in drawn.present[0].nonzero().flatten().tolist():
-            name = f"{scenes.COLOUR_NAMES[drawn.colours[0, slot]]} {scenes.SHAPES[drawn.shapes[0, slot]]}"
+        slots = drawn.present[0].nonzero().flatten().tolist()
+        names = [
+            f"{scenes.COLOUR_NAMES[drawn.colours[0, slot]]} {scenes.SHAPES[drawn.shapes[0, slot]]}" for slot in slots
+        ]
+        result = model.predict(image, sorted(set(names)))
+        found = [(label, mask) for label, mask in zip(result.labels, result.iter_masks(), strict=True)]
+        for name, slot in zip(names, slots, strict=True):
             truth = drawn.masks[0, slot].numpy()
-            result = model.predict(image, name)
-            overlap = [(m & truth).sum() / (m | truth).sum() for m in result.iter_masks()]
+            best = max(((m & truth).sum() / (m | truth).sum() for label, m in found if label == name), default=0.0)
             total += 1
-            right += max(overlap, default=0.0) >= 0.5
-            ious += [max(overlap)] if max(overlap, default=0.0) >= 0.5 else []
-    assert right / total >= 0.75
-    assert np.mean(ious) >= 0.85
+            ious += [best] if best >= 0.5 else []
+    assert len(ious) / total >= RECALL
+    assert np.mean(ious) >= MASK_IOU
 
 
 def test_every_kind_of_image_gives_the_same_answer(model: TextToMask, picture: UInt8Array, tmp_path: Path) -> None:
