@@ -102,7 +102,8 @@ class _Run:
             encoding = None if self._order.decode is None else self._encode(held)
             detections = await with_retries(lambda number: self._detect(held, number), self._deadline)
             self._timings.mark("detect")
-            kept, removed = select(detections, self._order.selection)
+            # In a thread: NMS over all candidates of a long prompt takes seconds, and others wait for the loop.
+            kept, removed = await asyncio.to_thread(select, detections, self._order.selection)
             masks = None
             if encoding is not None and self._order.decode is not None and len(kept):
                 masks = await self._masks(encoding, kept, self._order.decode)

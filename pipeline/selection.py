@@ -18,7 +18,8 @@ from pipeline.stages import Detections
 
 NmsMode = Literal["class", "agnostic", "off"]
 
-_BLOCK = 256  # rows of an overlap matrix at a time, so that memory stays bounded for any number of boxes
+# Of an overlap matrix at a time, so that memory stays bounded for any number of boxes.
+_BLOCK, _CELLS = 256, 2**22  # rows, cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,12 @@ def drop_negatives(detections: Detections, negative_iou: float) -> Detections:
     positive = np.flatnonzero(detections.class_ids >= 0)
     negative = np.flatnonzero(detections.class_ids < 0)
     keep = np.ones(len(positive), np.bool_)
-    for start in range(0, len(positive) if len(negative) else 0, _BLOCK):
-        rows = positive[start : start + _BLOCK]
+    block = _block(len(negative))
+    for start in range(0, len(positive) if len(negative) else 0, block):
+        rows = positive[start : start + block]
         close = box_iou(detections.boxes[rows], detections.boxes[negative]) >= negative_iou
         higher = detections.scores[negative][None, :] > detections.scores[rows][:, None]
-        keep[start : start + _BLOCK] = ~(close & higher).any(axis=1)
+        keep[start : start + block] = ~(close & higher).any(axis=1)
     return detections.take(positive[keep])
 
 
@@ -127,12 +129,18 @@ def _by_score(detections: Detections) -> npt.NDArray[np.intp]:
     return np.argsort(-detections.scores, kind="stable")
 
 
+def _block(columns: int) -> int:
+    """How many rows of that many columns are compared at a time."""
+    return max(1, min(_BLOCK, _CELLS // max(1, columns)))
+
+
 def _greedy(detections: Detections, order: npt.NDArray[np.intp], threshold: float) -> npt.NDArray[np.intp]:
     """The indices kept of `order`, which is sorted by score."""
     boxes = detections.boxes[order]
     alive = np.ones(len(order), np.bool_)
-    for start in range(0, len(order), _BLOCK):
-        rows = start + np.flatnonzero(alive[start : start + _BLOCK])
+    block = _block(len(order))
+    for start in range(0, len(order), block):
+        rows = start + np.flatnonzero(alive[start : start + block])
         far = box_iou(boxes[rows], boxes[start:]) <= threshold
         for row, index in enumerate(rows):
             if alive[index]:

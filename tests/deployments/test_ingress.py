@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from pipeline.errors import StageError
 from pipeline.image import ImageLimits
 from pipeline.prompt import parse_classes
 from pipeline.result import Result
-from pipeline.selection import SelectionOptions
+from pipeline.selection import SelectionOptions, select
 from pipeline.stages import DecodeOptions, DetectRequest
 from tests.deployments.fakes import FakeStages, picture
 
@@ -84,6 +86,26 @@ def test_the_encoder_is_given_up_when_nothing_is_found() -> None:
         await asyncio.sleep(0)  # the cancellation reaches the task
         assert stages.cancelled == ["encode"]
         assert "decode" not in stages.calls
+
+    run(test)
+
+
+def test_selecting_does_not_hold_up_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    others_go_on = threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        assert others_go_on.wait(10), "the loop stood still"
+        return select(*arguments)
+
+    monkeypatch.setattr("deployments.ingress.select", slow)
+
+    async def test() -> None:
+        stages = FakeStages()
+        request = asyncio.create_task(segment(stages))
+        while "detect" not in stages.finished:
+            await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.01, others_go_on.set)
+        assert len(await request) == 2
 
     run(test)
 

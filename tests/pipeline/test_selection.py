@@ -81,6 +81,21 @@ def overlap(given: Detections, i: int, j: int) -> float:
     return shared / ((ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - shared)
 
 
+def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    corners, sides = random.uniform(0, 60, (300, 2)), random.uniform(20, 60, (300, 2))
+    columns = (corners, corners + sides, random.uniform(0, 1, (300, 1)), random.integers(-2, 3, (300, 1)))
+    given = detections(*np.concatenate(columns, 1).tolist())
+    options = SelectionOptions("agnostic", nms_threshold=0.3)
+    kept, removed = select(given, options)
+    assert min(len(kept), removed["nms"], removed["negatives"]) > 10
+    for cells in (1, 1000, 40_000):
+        monkeypatch.setattr("pipeline.selection._CELLS", cells)
+        again, counts = select(given, options)
+        assert rows_of(again) == rows_of(kept)
+        assert counts == removed
+
+
 def test_nms_by_class_and_across_classes() -> None:
     given = detections((0, 0, 10, 10, 0.5, 0), (0, 0, 10, 10, 0.9, 1), (0, 0, 10, 9, 0.8, 0), (50, 0, 60, 10, 0.1, 0))
     assert rows_of(suppress(given, "class", 0.7)) == [1, 2, 3]
