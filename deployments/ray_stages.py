@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import ray
 from ray import exceptions
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.retry import StageLostError
@@ -22,6 +22,8 @@ _LOST = (
     exceptions.ObjectLostError,  # and its owner's death
     exceptions.WorkerCrashedError,
     exceptions.NodeDiedError,
+    DeploymentUnavailableError,  # its replicas do not come up
+    ReplicaUnavailableError,
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from ray import serve
 from ray.serve.schema import ApplicationStatusOverview
@@ -21,13 +22,17 @@ _CONTENT = {"HEALTHY", "UPSCALING", "DOWNSCALING"}
 
 
 class Readiness:
-    """Asks the controller at most once in `MAX_AGE_S`, in a thread: `serve.status` blocks."""
+    """Asks the controller at most once in `MAX_AGE_S`, in a thread of its own: `serve.status` blocks.
+
+    While the controller hangs, one thread hangs with it, and not one more for each probe.
+    """
 
     def __init__(self, app_name: str) -> None:
         self._app_name = app_name
         self._known = False
         self._until = 0.0
         self._asking = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="readiness")
 
     async def __call__(self) -> bool:
         async with self._asking:
@@ -38,7 +43,8 @@ class Readiness:
 
     async def _ask(self) -> bool:
         try:
-            status = await asyncio.wait_for(asyncio.to_thread(serve.status), TIMEOUT_S)
+            asked = asyncio.get_running_loop().run_in_executor(self._thread, serve.status)
+            status = await asyncio.wait_for(asked, TIMEOUT_S)
         except Exception:  # the controller is away: requests may still pass, but nobody can vouch for it
             logger.warning("The Serve controller does not tell its status.", exc_info=True)
             return False

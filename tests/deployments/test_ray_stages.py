@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
 from ray import exceptions
 from ray.serve import schema as serve_schema
-from ray.serve.exceptions import RayServeException
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException, ReplicaUnavailableError
 
 from deployments.ray_stages import meaning
-from deployments.readiness import is_ready
+from deployments.readiness import Readiness, is_ready
 from deployments.retry import StageLostError
 from pipeline.errors import StageError
 
@@ -42,6 +45,8 @@ def test_a_stages_refusal_comes_back_as_it_was(nesting: int) -> None:
         (exceptions.ActorDiedError(), False),
         (exceptions.ActorUnavailableError("gone", b"0" * 16), False),
         (exceptions.WorkerCrashedError(), False),
+        (DeploymentUnavailableError(DeploymentID("detector", "app")), False),
+        (ReplicaUnavailableError("replica"), False),
         (task_error(exceptions.ActorDiedError()), True),
         (exceptions.ObjectLostError("00" * 28, b"", ""), True),
         (task_error(exceptions.OwnerDiedError("00" * 28, b"", "")), True),
@@ -104,3 +109,26 @@ def test_ready_is_by_the_controllers_account(status: str, states: dict[str, int]
 
 def test_an_app_without_deployments_is_not_ready() -> None:
     assert not is_ready(application())
+
+
+def test_a_controller_that_hangs_costs_one_thread_however_often_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    release = threading.Event()
+
+    def hang() -> None:
+        asked.append(threading.get_ident())
+        release.wait(30)
+
+    monkeypatch.setattr("deployments.readiness.serve.status", hang)
+    monkeypatch.setattr("deployments.readiness.TIMEOUT_S", 0.05)
+    monkeypatch.setattr("deployments.readiness.MAX_AGE_S", 0.0)
+
+    async def probe() -> list[bool]:
+        readiness = Readiness("app")
+        return [await readiness() for _ in range(4)]
+
+    try:
+        assert asyncio.run(probe()) == [False] * 4
+        assert len(asked) == 1
+    finally:
+        release.set()
