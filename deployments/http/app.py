@@ -18,7 +18,7 @@ from deployments.http import errors, openapi
 from deployments.http.body import media_type, parse_form, parse_json, read_body
 from deployments.http.deadline import deadline_of
 from deployments.http.errors import ApiError
-from deployments.http.schemas import MAX_CLASSES, SegmentFields, from_form, from_json, plain_prompt
+from deployments.http.schemas import SegmentFields, from_form, from_json, plain_prompt
 from deployments.ingress import Ingress, Order
 from pipeline import __version__
 from pipeline.prompt import parse_classes
@@ -118,12 +118,10 @@ def order_of(fields: SegmentFields) -> Order:
     """What the stages are asked for. Raises StageError for a prompt without a class."""
     negatives: tuple[TextClass, ...] = ()
     if fields.negative_prompt is not None:
-        negatives = parse_classes(
-            plain_prompt(fields.negative_prompt), fields.mode, param="negative_prompt", max_classes=MAX_CLASSES
-        )
+        negatives = parse_classes(plain_prompt(fields.negative_prompt), fields.mode, param="negative_prompt")
     return Order(
         detect=DetectRequest(
-            classes=parse_classes(plain_prompt(fields.prompt), fields.mode, max_classes=MAX_CLASSES),
+            classes=parse_classes(plain_prompt(fields.prompt), fields.mode),
             negatives=negatives,
             box_threshold=fields.box_threshold,
             text_threshold=fields.text_threshold,

@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from deployments.http.body import parse_json
 from deployments.http.errors import ApiError
+from pipeline.prompt import MAX_CHARACTERS, MAX_CLASSES
 
-MAX_CLASSES = 2000
 MAX_DETECTIONS = 1000
-MAX_PROMPT_CHARACTERS = 200_000
 MAX_CLASS_CHARACTERS = 2_000
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -45,7 +44,7 @@ _Item = Annotated[
     Discriminator(lambda value: "<text>" if isinstance(value, str) else "<item>"),
 ]
 Prompt = Annotated[
-    Annotated[Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)], Tag("<text>")]
+    Annotated[Annotated[str, Field(max_length=MAX_CHARACTERS)], Tag("<text>")]
     | Annotated[Annotated[list[_Item], Field(max_length=MAX_CLASSES)], Tag("<list>")],
     Discriminator(lambda value: "<text>" if isinstance(value, str) else "<list>"),
 ]
