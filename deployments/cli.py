@@ -134,7 +134,11 @@ def _write_overlay(image: Path, result: Any, target: Path) -> None:
 
     from pipeline.image import decode
 
-    Image.fromarray(result.overlay(decode(image.read_bytes()))).save(target)
+    picture = Image.fromarray(result.overlay(decode(image.read_bytes())))
+    try:
+        picture.save(target)
+    except (OSError, ValueError) as error:  # no such folder; an ending that names no format
+        raise typer.BadParameter(f"cannot write the picture: {error}", param_hint="--overlay") from None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from deployments.settings import SettingsError
 
 _TOP = {"proxy_location", "http_options", "applications"}
+_HTTP = {"host", "port", "keep_alive_timeout_s"}
 _APPLICATION = {"name", "route_prefix", "import_path", "args"}
 
 
@@ -30,7 +31,7 @@ def read(path: Path) -> ConfigFile:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -44,7 +45,21 @@ def read(path: Path) -> ConfigFile:
         raise SettingsError(f"{path}: import_path must be deployments.app:build_app")
     if application.get("route_prefix", "/") != "/":
         raise SettingsError(f"{path}: route_prefix must be /")
-    return ConfigFile(dict(application.get("args") or {}), dict(whole.get("http_options") or {}))
+    if whole.get("proxy_location") == "Disabled":
+        raise SettingsError(f"{path}: proxy_location must not be Disabled: nothing would listen")
+    args = application.get("args") or {}
+    if not isinstance(args, Mapping):
+        raise SettingsError(f"{path}: args must be a mapping")
+    return ConfigFile(dict(args), _http_options(whole.get("http_options") or {}, f"{path}: http_options"))
+
+
+def _http_options(value: Any, where: str) -> dict[str, Any]:
+    options = dict(_mapping(value, _HTTP, where))
+    if not isinstance(options.get("host", ""), str):
+        raise SettingsError(f"{where}: host must be a text")
+    if type(options.get("port", 1)) is not int or not 1 <= options.get("port", 1) <= 65535:
+        raise SettingsError(f"{where}: port must be an integer from 1 to 65535")
+    return options
 
 
 def _mapping(value: Any, known: set[str], where: str) -> Mapping[str, Any]:

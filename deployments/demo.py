@@ -65,7 +65,7 @@ def write(answer: dict[str, Any], image: bytes, out: Path) -> None:
     from PIL import Image
 
     out.mkdir(parents=True, exist_ok=True)
-    (out / "result.json").write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
+    (out / "result.json").write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     Image.fromarray(Result.from_json(answer).overlay(decode(image))).save(out / "overlay.png")
     console.print(f"Wrote {out / 'result.json'} and {out / 'overlay.png'}.", highlight=False)
 

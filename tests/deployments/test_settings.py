@@ -93,6 +93,9 @@ def test_the_local_configuration_is_valid_for_serve() -> None:
     assert [app.import_path for app in parsed.applications] == ["deployments.app:build_app"]
 
 
+_APP = "applications: [{import_path: deployments.app:build_app"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -103,6 +106,13 @@ def test_the_local_configuration_is_valid_for_serve() -> None:
         ("applications: [{import_path: deployments.app:build_app, deployments: []}]", "does not know 'deployments'"),
         ("applications: [{import_path: deployments.app:build_app, route_prefix: /x}]", "route_prefix must be /"),
         ("grpc_options: {}", "does not know 'grpc_options'"),
+        (f"{_APP}, args: 5}}]", "args must be a mapping"),
+        (f"{_APP}}}]\nhttp_options: 5", "must be a mapping"),
+        (f"{_APP}}}]\nhttp_options: {{prot: 8000}}", "does not know 'prot'"),
+        (f"{_APP}}}]\nhttp_options: {{port: '8000'}}", "port must be an integer"),
+        (f"{_APP}}}]\nhttp_options: {{port: 0}}", "port must be an integer"),
+        (f"{_APP}}}]\nhttp_options: {{host: 1}}", "host must be a text"),
+        (f"{_APP}}}]\nproxy_location: Disabled", "nothing would listen"),
     ],
 )
 def test_a_file_that_cannot_be_honoured_is_refused(tmp_path: Path, text: str, message: str) -> None:
