@@ -191,7 +191,7 @@ def _scaled_points(points: Float32Array, scale: Any) -> Float32Array:
     return np.concatenate((points[:, :2] * scale, points[:, 2:]), 1).astype(np.float32)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # up to 34 MB each; one image needs two
 def _resampling(low: int, model: int, kept: int, out: int) -> Float32Array:
     """`Sam.postprocess_masks` along one axis, as a matrix `(out, low)`.
 

@@ -131,7 +131,7 @@ class Result:
         """
         try:
             return _read(answer)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise ValueError("this is no answer to a segment or detect request") from error
 
 

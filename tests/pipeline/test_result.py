@@ -148,6 +148,7 @@ def test_every_float32_survives_json(value: float) -> None:
         lambda answer: answer["detections"][0].update(mask_score=None),
         lambda answer: answer["detections"][0]["mask"].update(format="polygon"),
         lambda answer: answer["detections"][1].update(mask=None),
+        lambda answer: answer["detections"][0].update(area=2**40),
         lambda answer: answer.update(image=3),
     ],
 )
