@@ -388,6 +388,14 @@ def test_a_body_over_the_limit_is_not_read_to_its_end(announce: bool) -> None:
     assert sent == 0 if announce else sent <= limit + len(chunk)
 
 
+def test_json_of_too_many_values_is_not_parsed() -> None:
+    most = b"[" + b"0," * 499_999 + b"0]"
+    refusal(Service().raw(most), 422, "invalid_value")  # parsed, and no object
+    refusal(Service().raw(most[:-1] + b",0]"), 413, "body_too_large")
+    commas = {"text": "a" + "," * 1_000}
+    assert Service().json(prompt=[commas] * 190, negative_prompt=[commas] * 190).status_code == 200
+
+
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"])
 def test_another_media_type_is_415(content_type: str) -> None:
     refusal(Service().raw(b"{}", content_type), 415, "unsupported_media_type")
