@@ -78,7 +78,7 @@ def _header(format: Format, size: tuple[int, int], exif: bytes, depth: int = 8) 
 
 def _jpeg(data: bytes) -> Header:
     """Walk the segments up to the start of the scan (ITU-T T.81, annex B)."""
-    size, depth, exif = (0, 0), 8, b""
+    size, depth, exif = (0, 0), 8, bytearray()
     position, junk = 2, 0
     for _ in range(_MAX_PARTS):
         start = data.index(b"\xff", position)
@@ -91,7 +91,7 @@ def _jpeg(data: bytes) -> Header:
             junk += position - start
             continue
         if marker == 0xDA:
-            return _header("JPEG", size, exif, depth)
+            return _header("JPEG", size, bytes(exif), depth)
         (length,) = struct.unpack_from(">H", data, start + 2)
         if marker == 0xD9 or length < 2:
             break

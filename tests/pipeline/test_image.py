@@ -352,7 +352,9 @@ def test_a_second_header_is_no_way_around_the_limits() -> None:
     assert refusal(lambda: decode(two, ImageLimits(max_pixels=1000))) == "image_undecodable"
 
 
-@pytest.mark.parametrize("filler", [b"\0", b"\xff", b"\xff\x00", b"\xff\xd0", b"\xff\xe5\0\2"])
+@pytest.mark.parametrize(
+    "filler", [b"\0", b"\xff", b"\xff\x00", b"\xff\xd0", b"\xff\xe5\0\2", b"\xff\xe1\xff\xffExif\0\0" + bytes(65_527)]
+)
 def test_endless_jpeg_headers_end_soon(filler: bytes) -> None:
     assert refusal(lambda: decode(b"\xff\xd8\xff\xe0\0\2" + filler * (8_000_000 // len(filler)))) == "image_undecodable"
 
