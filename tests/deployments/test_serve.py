@@ -319,6 +319,6 @@ def test_a_replica_killed_under_a_request_costs_time_only(
 def test_a_client_that_goes_away_does_not_disturb_the_next(client: httpx.Client) -> None:
     large = encoded(scene(3000, 2400), "PNG", compress_level=1)
     for _ in range(3):
-        with pytest.raises(httpx.ReadTimeout):
+        with pytest.raises(httpx.TimeoutException):  # on a busy machine even while it sends
             client.post("/v1/segment", files={"image": large}, data={"prompt": PROMPT}, timeout=0.05)
     assert len(ask(client)) > 0
