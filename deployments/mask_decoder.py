@@ -28,7 +28,7 @@ class MaskDecoderDeployment:
         self, embedding: Embedding, prompts: MaskPrompts, options: DecodeOptions, deadline: float | None = None
     ) -> Masks:
         """Finished masks, one a prompt. Raises StageError; see `pipeline.mask_decoder.MaskDecoder`."""
-        return await self._runner.run(lambda: self._stage.prepare(embedding, prompts, options), deadline)
+        return await self._runner.run(lambda: self._stage.prepare(embedding, prompts, options, deadline), deadline)
 
 
 def _blank(architecture: str) -> tuple[Embedding, MaskPrompts]:

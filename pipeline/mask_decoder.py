@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,6 +44,7 @@ class DecoderItem:
     embedding: Embedding
     prompts: tuple[Prompt, ...]
     options: DecodeOptions
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,9 @@ class MaskDecoder:
         load_weights(model, bundle)
         return cls(model, arch, device)
 
-    def prepare(self, embedding: Embedding, prompts: MaskPrompts, options: DecodeOptions) -> DecoderItem:
+    def prepare(
+        self, embedding: Embedding, prompts: MaskPrompts, options: DecodeOptions, deadline: float | None = None
+    ) -> DecoderItem:
         """Checks the prompts and brings them into the model's frame (`ResizeLongestSide.apply_coords`).
 
         Raises StageError `invalid_value` for prompts of unequal number, wrong shapes, or none.
@@ -111,6 +115,7 @@ class MaskDecoder:
                 for i in range(count)
             ),
             options,
+            deadline,
         )
 
     def batch_key(self, item: DecoderItem) -> None:
@@ -170,8 +175,15 @@ class MaskDecoder:
             answers[image].scores[number] = quality[i]
 
     def finish(self, item: DecoderItem, raw: LowResolution) -> Masks:
-        """Upsamples, thresholds and encodes the masks one at a time: no dense `N x H x W` array is ever made."""
-        finished = [_finish(logits, item.embedding, self.arch.image_size) for logits in raw.logits]
+        """Upsamples, thresholds and encodes the masks one at a time: no dense `N x H x W` array is ever made.
+
+        Raises StageError `deadline_exceeded` as soon as it is: a thousand masks of a large image take minutes.
+        """
+        finished = []
+        for logits in raw.logits:
+            if item.deadline is not None and time.time() >= item.deadline:
+                raise StageError("deadline_exceeded", "the request's time was over before all masks were made")
+            finished.append(_finish(logits, item.embedding, self.arch.image_size))
         return Masks(
             rles=tuple(rle for rle, _ in finished),
             mask_scores=raw.scores,
@@ -182,8 +194,8 @@ class MaskDecoder:
     def decode(
         self, embedding: Embedding, prompts: MaskPrompts, options: DecodeOptions, deadline: float | None = None
     ) -> Masks:
-        """`prepare`, `forward` and `finish` for one image. The deadline matters to the service only."""
-        item = self.prepare(embedding, prompts, options)
+        """`prepare`, `forward` and `finish` for one image."""
+        item = self.prepare(embedding, prompts, options, deadline)
         return self.finish(item, self.forward([item])[0])
 
 

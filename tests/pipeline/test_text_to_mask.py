@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -172,3 +173,12 @@ def test_bad_mask_prompts(model: TextToMask, prompts: MaskPrompts) -> None:
     embedding = Embedding(features, (arch.image_size, arch.image_size), (100, 100))
     with pytest.raises(StageError):
         model.mask_decoder.decode(embedding, prompts, DecodeOptions())
+
+
+def test_masks_are_not_made_past_the_deadline(model: TextToMask, picture: UInt8Array) -> None:
+    embedding = model.image_encoder.encode(picture)
+    prompts = MaskPrompts(boxes=np.array([[10, 10, 200, 200]], np.float32))
+    assert len(model.mask_decoder.decode(embedding, prompts, DecodeOptions(), time.time() + 1000)) == 1
+    with pytest.raises(StageError) as refused:
+        model.mask_decoder.decode(embedding, prompts, DecodeOptions(), time.time())
+    assert refused.value.code == "deadline_exceeded"
