@@ -18,7 +18,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "text2mask needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
 	    echo "Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@echo "Setting up $(VENV): about 3 GB of packages, a few minutes, once."
+	@echo "Setting up $(VENV): about 6 GB on disk, a few minutes, once."
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "'$(PYTHON)' cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --requirement requirements.lock
@@ -38,6 +38,7 @@ check: lint types test  ## all that must hold before a commit lands
 
 lint: setup  ## ruff: mistakes, style, layout of imports
 	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check --quiet .
 
 types: setup  ## mypy, strict
 	@$(BIN)/python -m mypy

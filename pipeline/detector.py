@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.bundle import Bundle, load_weights
 from pipeline.errors import StageError
 from pipeline.image import crop, decode
-from pipeline.models import groundingdino
+from pipeline.models import groundingdino, groundingdino_build
 from pipeline.models.architectures import DetectorArchitecture, detector_architecture
 from pipeline.prompt import Caption, Tokenizer
 from pipeline.stages import Detections, DetectRequest, Float32Array, ImageSource, TextClass
@@ -63,7 +63,7 @@ class Detector:
     """Finds the boxes that classes name. `prepare` and `finish` are thread-safe; one thread at a time in `forward`.
 
     Args:
-        model: an official `GroundingDINO`, as `pipeline.models.groundingdino.build` makes it.
+        model: an official `GroundingDINO`, as `pipeline.models.groundingdino_build.build` makes it.
         arch: its hyper-parameters.
         bundle: vocabulary, token budget and default thresholds.
         device: where the model runs.
@@ -85,7 +85,7 @@ class Detector:
         if threads is not None:
             torch.set_num_threads(threads)
         arch = detector_architecture(bundle.architecture)
-        model = groundingdino.build(arch)
+        model = groundingdino_build.build(arch)
         load_weights(model, bundle)
         return cls(model, arch, bundle, device)
 
@@ -199,11 +199,16 @@ class Detector:
 
 
 def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:
-    """`(height, width)` after `groundingdino.datasets.transforms.RandomResize([short], max_size=long)`."""
+    """`(height, width)` after `groundingdino.datasets.transforms.RandomResize([short], max_size=long)`.
+
+    Where that makes no pixel of the shorter side, here it is one, and the longer side is `long`.
+    """
     height, width = size
     low, high = float(min(size)), float(max(size))
     if high / low * short > long:
-        short = max(1, int(round(long * low / high)))
+        short = int(round(long * low / high))
+        if short == 0:
+            return (long, 1) if width < height else (1, long)
     if width < height:
-        return max(1, int(short * height / width)), short
-    return short, max(1, int(short * width / height))
+        return int(short * height / width), short
+    return short, int(short * width / height)

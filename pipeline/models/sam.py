@@ -75,8 +75,6 @@ def predict_masks(
     pos = pe.expand(batch, -1, -1, -1)
     states, src = decoder.transformer(src, pos, tokens)
     upscaled = decoder.output_upscaling(src.transpose(1, 2).view(batch, channels, side, side))
-    hyper = torch.stack(
-        [mlp(states[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
-    )
+    hyper = torch.stack([mlp(states[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
     masks = (hyper @ upscaled.flatten(2)).view(batch, count, *upscaled.shape[-2:])
     return masks, decoder.iou_prediction_head(states[:, 0])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from pipeline.models import groundingdino, sam
+from pipeline.models import groundingdino_build, sam
 from pipeline.models.architectures import detector_architecture, segmenter_architecture
 from pipeline.models.weights import sha256_of
 from pipeline.tiny.phrases import VOCABULARY
@@ -45,7 +45,7 @@ def export(kind: str, weights: Path) -> None:
     folder = FOLDER / kind
     folder.mkdir(exist_ok=True)
     model = (
-        groundingdino.build(detector_architecture("groundingdino-tiny"))
+        groundingdino_build.build(detector_architecture("groundingdino-tiny"))
         if kind == "detector"
         else sam.build(segmenter_architecture("sam-tiny"))
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from queue import Empty
 from typing import Any
 
 import torch.multiprocessing as mp
@@ -35,8 +36,17 @@ def batches(make: MakeBatch, steps: range, workers: int) -> Iterator[tuple[int, 
     try:
         for number, step in enumerate(steps):
             queue = queues[number % workers]
-            yield step, queue.get()
+            yield step, _next(queue, processes[number % workers])
             queue.task_done()
     finally:
         for process in processes:
             process.terminate()
+
+
+def _next(queue: Any, process: Any) -> Any:
+    while True:
+        try:
+            return queue.get(timeout=5)
+        except Empty:
+            if not process.is_alive():
+                raise RuntimeError("a process that draws batches has died") from None

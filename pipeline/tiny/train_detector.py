@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models import groundingdino
+from pipeline.models import groundingdino, groundingdino_build
 from pipeline.models.architectures import detector_architecture
 from pipeline.tiny import detector_loss, training
 from pipeline.tiny.detector_batches import MAX_TOKENS, Batch, Draw, Known
@@ -107,7 +107,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     arch = detector_architecture("groundingdino-tiny")
-    model = groundingdino.build(arch)
+    model = groundingdino_build.build(arch)
     initialise(model)
     if args.init:
         model.load_state_dict(torch.load(args.init, map_location="cpu", weights_only=True))

@@ -68,15 +68,17 @@ def train(
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.99))
     parts: dict[str, Any] = {"model": model, "tutor": tutor, "optimizer": optimizer}
-    average, start, began = _Average(model), 0, time.time()
+    average, start, spent = _Average(model), 0, 0.0
     if (args.out / "state.pt").exists():
         state = torch.load(args.out / "state.pt", map_location=args.device, weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        average.state, start = state["average"], state["step"]
+        average.state, start, spent = state["average"], state["step"], state["seconds"]
+    began = time.time() - spent  # the schedule counts the time of every run
 
     def save(step: int) -> None:
-        state = {name: part.state_dict() for name, part in parts.items()} | {"average": average.state, "step": step}
+        state = {name: part.state_dict() for name, part in parts.items()}
+        state |= {"average": average.state, "step": step, "seconds": time.time() - began}
         torch.save(state, args.out / "state.tmp")
         (args.out / "state.tmp").rename(args.out / "state.pt")  # a run that is killed leaves the one before
         torch.save(average.state, args.out / "average.pt")

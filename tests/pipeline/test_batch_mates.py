@@ -15,7 +15,7 @@ from pipeline.detector import Detector, DetectorItem
 from pipeline.image_encoder import ImageEncoder
 from pipeline.mask_decoder import DecoderItem, MaskDecoder
 from pipeline.masks import decode
-from pipeline.models import groundingdino, sam
+from pipeline.models import groundingdino, groundingdino_build, sam
 from pipeline.models.architectures import detector_architecture, segmenter_architecture
 from pipeline.prompt import parse_classes
 from pipeline.stages import DecodeOptions, DetectRequest, MaskPrompts, Masks
@@ -47,7 +47,7 @@ PROMPTS = ["star", "red circle, ring, a large blue hexagon", LONG, "yellow objec
 @pytest.fixture(scope="module", params=["random", "embedded"])
 def detector(request: pytest.FixtureRequest) -> Detector:
     torch.manual_seed(11)
-    model = groundingdino.build(ARCH)
+    model = groundingdino_build.build(ARCH)
     redraw(model, seed=11)
     if request.param == "embedded":
         load_weights(model, DETECTOR)

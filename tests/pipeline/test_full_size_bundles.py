@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.bundle import BundleError, load_weights, resolve
-from pipeline.models import groundingdino, sam
+from pipeline.models import groundingdino_build, sam
 from pipeline.models.architectures import detector_architecture, segmenter_architecture
 from pipeline.models.registry import CHECKPOINTS
 
@@ -20,7 +20,7 @@ EXTRA = {"label_enc.weight": torch.zeros(2001, 256), "bert.embeddings.position_i
 
 
 def swint() -> nn.Module:
-    return groundingdino.build(detector_architecture("groundingdino-swint-ogc"))
+    return groundingdino_build.build(detector_architecture("groundingdino-swint-ogc"))
 
 
 def vit_b() -> nn.Module:

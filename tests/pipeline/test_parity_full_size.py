@@ -22,7 +22,7 @@ from pipeline.detector import Detector
 from pipeline.image_encoder import ImageEncoder
 from pipeline.mask_decoder import MaskDecoder
 from pipeline.masks import decode
-from pipeline.models import groundingdino
+from pipeline.models import groundingdino, groundingdino_build
 from pipeline.prompt import parse_classes
 from pipeline.stages import DecodeOptions, DetectRequest, MaskPrompts
 from tests.pipeline.judge import (
@@ -60,12 +60,12 @@ def own_bundle(folder: Path, kind: Any, architecture: str, published: object) ->
 
 def official_groundingdino(config: str) -> Any:
     """`groundingdino.models.build_model` of a published configuration; only, nothing is fetched from a hub."""
-    official = groundingdino.official_module()
+    official = groundingdino_build.official_module()
     path = Path(str(import_module("groundingdino").__file__)).parent / "config" / config
     args = import_module("groundingdino.util.slconfig").SLConfig.fromfile(str(path))
     args.use_checkpoint = args.use_transformer_ckpt = False  # they save memory in training, and change nothing else
     hub = official.get_tokenlizer
-    bert = groundingdino.TextEncoder(BertConfig())
+    bert = groundingdino_build.TextEncoder(BertConfig())
     with (
         mock.patch.object(hub, "get_tokenlizer", return_value=bert_tokenizer(OFFICIAL_VOCABULARY)),
         mock.patch.object(hub, "get_pretrained_language_model", return_value=bert),

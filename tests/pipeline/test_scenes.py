@@ -39,16 +39,33 @@ def test_masks_do_not_overlap_and_boxes_fit_them() -> None:
         assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
-def test_objects_are_mostly_visible_and_wholly_inside() -> None:
-    # One object more is drawn over others only if each stays at least 60 % visible. Alone, the same shape shows all.
-    s = draw(5, 200, 260, batch=32)
-    for b in range(32):
-        for k in s.present[b].nonzero().flatten().tolist():
-            x0, y0, x1, y1 = s.boxes[b, k].tolist()
-            assert 0 <= x0 < x1 <= 260
-            assert 0 <= y0 < y1 <= 200
-            assert max(x1 - x0, y1 - y0) <= 0.62 * 200, "no larger than the largest radius allows"
-    assert s.masks[s.present].flatten(1).sum(1).min() >= 30
+def test_objects_are_mostly_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What each object covers before others are drawn over it, taken on the way to the picture.
+    covers: list[torch.Tensor] = []
+    coverage = scenes._coverage
+
+    def spy(*args: object, **options: object) -> torch.Tensor:
+        covers.append(coverage(*args, **options))  # type: ignore[arg-type]
+        return covers[-1]
+
+    monkeypatch.setattr(scenes, "_coverage", spy)
+    s = draw(5, 240, 300, batch=32)
+    whole = (covers[-1] >= 0.5).sum((2, 3)).float()
+    share = (s.masks.sum((2, 3)) / whole.clamp(min=1))[s.present]
+    assert share.min() >= 0.58, "60 %, measured on another grid"
+    assert share.max() == 1
+    assert (share < 0.95).any(), "some objects overlap"
+
+
+def test_objects_are_wholly_inside_and_of_the_stated_sizes() -> None:
+    s = draw(5, 200, 260, batch=32, objects=1)
+    border = torch.cat([s.masks[..., 0, :], s.masks[..., -1, :]], -1).any(-1) | torch.cat(
+        [s.masks[..., :, 0], s.masks[..., :, -1]], -1
+    ).any(-1)
+    assert border[s.present].float().mean() <= 0.05, "an object may touch the border, never cross it"
+    extent = (s.boxes[..., 2:] - s.boxes[..., :2]).amax(-1)[s.present]
+    assert extent.min() >= 0.08 * 200
+    assert extent.max() <= 0.62 * 200
 
 
 def test_colours_are_near_their_reference_and_away_from_the_background() -> None:

@@ -102,12 +102,21 @@ def test_unknown_words_are_named_in_a_warning(model: TextToMask, picture: UInt8A
     assert "locomotive" in result.warnings[0]
 
 
-def test_own_threshold_of_a_class_and_negatives(model: TextToMask, picture: UInt8Array) -> None:
-    everything = model.predict(picture, "object", box_threshold=0.05)
-    assert len(everything)
+def test_own_threshold_of_a_class(model: TextToMask, picture: UInt8Array) -> None:
+    assert len(model.predict(picture, "object", box_threshold=0.05))
     assert len(model.predict(picture, [{"text": "object", "box_threshold": 1.0}], box_threshold=0.05)) == 0
-    without = model.predict(picture, "object", negative_prompt="shape", box_threshold=0.05, negative_iou=0.0)
-    assert len(without) + without.removed["negatives"] + without.removed["nms"] >= len(everything)
+
+
+def test_negatives_remove_what_they_outscore(model: TextToMask, picture: UInt8Array) -> None:
+    both = model.predict(picture, ["red", "object"], box_threshold=0.05, nms="off", max_detections=1000)
+    objects = [s for label, s in zip(both.labels, both.scores, strict=True) if label == "object"]
+    without = model.predict(
+        picture, "red", negative_prompt="object", box_threshold=0.05, negative_iou=0.0, nms="off", max_detections=1000
+    )
+    alone = [s for label, s in zip(both.labels, both.scores, strict=True) if label == "red"]
+    assert objects
+    assert without.removed["negatives"] + len(without) == len(alone)
+    assert all(label == "red" for label in without.labels)
 
 
 @pytest.mark.parametrize(
