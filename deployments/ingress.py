@@ -191,5 +191,6 @@ class _Timings:
         task.add_done_callback(self._watching.discard)
 
     def milliseconds(self) -> dict[str, float]:
-        spans = {**self._spans, "total": time.perf_counter() - self._start}
+        # A stage that had nothing to do, or was given up, took no time: every answer has the same keys.
+        spans = {"detect": 0.0, "encode": 0.0, "masks": 0.0, **self._spans, "total": time.perf_counter() - self._start}
         return {name: round(1000 * seconds, 1) for name, seconds in spans.items()}

@@ -94,6 +94,18 @@ class StageSettings(Replicas):
         return self
 
 
+class DetectorSettings(StageSettings):
+    """Its unit of cost is a caption: many classes make several, each a row of the batch."""
+
+    max_batch_cost: Annotated[int | None, Field(ge=1, description="Most captions in one forward pass.")] = 16
+
+
+class MaskDecoderSettings(StageSettings):
+    """Its unit of cost is a prompt: each holds a low-resolution mask in memory, 260 KB at official sizes."""
+
+    max_batch_cost: Annotated[int | None, Field(ge=1, description="Most prompts in one forward pass.")] = 256
+
+
 class IngressSettings(Replicas):
     """The HTTP face. It mostly waits for the stages."""
 
@@ -118,9 +130,9 @@ class Settings(_Section):
         str, Field(min_length=1, description="`tiny`, or detector+segmenter by registry name or bundle folder.")
     ] = "tiny"
     limits: Limits = Limits()
-    detector: StageSettings = StageSettings()
+    detector: DetectorSettings = DetectorSettings()
     image_encoder: StageSettings = StageSettings()
-    mask_decoder: StageSettings = StageSettings()
+    mask_decoder: MaskDecoderSettings = MaskDecoderSettings()
     ingress: IngressSettings = IngressSettings()
 
 
