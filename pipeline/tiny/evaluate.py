@@ -16,6 +16,7 @@ import torch
 
 from pipeline.masks import box_iou
 from pipeline.masks import decode as decode_rle
+from pipeline.selection import select
 from pipeline.stages import DecodeOptions, DetectRequest, MaskPrompts, TextClass, UInt8Array
 from pipeline.text_to_mask import TextToMask
 from pipeline.tiny import phrases, scenes
@@ -106,7 +107,9 @@ def detector_figures(model: TextToMask, style: str, count: int, seed: int) -> di
         colours, shapes, boxes = (t[0].numpy()[there] for t in (drawn.colours, drawn.shapes, drawn.boxes))
         kinds = texts_for(style, colours, shapes, rng)
         raw = model.detector.detect(image, DetectRequest(classes(kinds), box_threshold=0.0, text_threshold=0.0))
-        served = model.predict(image, [c.text for c in classes(kinds)])
+        bundle = model.detector.bundle
+        sure = (raw.scores >= bundle.box_threshold) & (raw.text_scores >= bundle.text_threshold)
+        served, _ = select(raw.take(sure))
         for i, (colour, shape) in enumerate(kinds):
             named = np.ones(len(colours), bool)
             named &= True if colour is None else colours == colour
