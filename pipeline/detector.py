@@ -22,8 +22,8 @@ from pipeline.prompt import Caption, Tokenizer
 from pipeline.stages import Detections, DetectRequest, Float32Array, ImageSource, TextClass
 
 # `groundingdino.util.inference.load_image`
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
 _MAX_FORWARD_PIXELS = 16 * 800 * 1344  # rows of one item (its captions) beyond this go through the model in turns
 
 
@@ -101,7 +101,7 @@ class Detector:
         size = (pixels.shape[0], pixels.shape[1])
         height, width = resized_size(size, self.arch.short_side, self.arch.long_side)
         resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BILINEAR)
-        normalised = (np.asarray(resized, np.float32) / np.float32(255) - _MEAN) / _STD
+        normalised = (np.asarray(resized, np.float32) / np.float32(255) - MEAN) / STD
         step = self.arch.pad_multiple
         default = bundle.box_threshold if request.box_threshold is None else request.box_threshold
         thresholds = [default if one.box_threshold is None else one.box_threshold for one in classes]

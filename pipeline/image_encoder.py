@@ -17,8 +17,8 @@ from pipeline.models.architectures import SegmenterArchitecture, segmenter_archi
 from pipeline.stages import Embedding, Float32Array, ImageSource, Region
 
 # `segment_anything.build_sam`
-_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
-_STD = np.array([58.395, 57.12, 57.375], np.float32)
+MEAN = np.array([123.675, 116.28, 103.53], np.float32)
+STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class ImageEncoder:
         height, width = input_size(image_size, side)
         resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BILINEAR)
         padded = np.zeros((3, side, side), np.float32)
-        padded[:, :height, :width] = ((np.asarray(resized, np.float32) - _MEAN) / _STD).transpose(2, 0, 1)
+        padded[:, :height, :width] = ((np.asarray(resized, np.float32) - MEAN) / STD).transpose(2, 0, 1)
         return EncoderItem(padded, (height, width), image_size, region, key)
 
     def batch_key(self, item: EncoderItem) -> None:

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.detector import MEAN, STD
 from pipeline.models import groundingdino
 from pipeline.models.architectures import DetectorArchitecture
 from pipeline.tiny import phrases, scenes
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SEPARATORS = frozenset(phrases.TOKEN_IDS[t] for t in ("[CLS]", "[SEP]", ".", "?"))
 MAX_TOKENS = 256  # the width to which the official heads pad their logits
 NOMINAL = 192 * 192  # a larger padded picture gets a smaller batch, so that memory stays bounded

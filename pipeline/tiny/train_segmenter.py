@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.image_encoder import MEAN, STD
 from pipeline.models import sam as sam_model
 from pipeline.models.architectures import segmenter_architecture
 from pipeline.tiny import scenes, training
 
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of `segment_anything.modeling.Sam`
 GROUPS = 4  # a batch is drawn in this many groups, each with a size of its own
 KINDS = ("box", "point", "both")
 
