@@ -52,7 +52,8 @@ class DetectRequest:
     """What to look for. A threshold of None means the bundle's own default.
 
     `negatives` are classes whose boxes remove others; they come back with `class_ids` of `-1 - class_id`.
-    Raises StageError `invalid_value` for a threshold outside 0 to 1.
+    `top_k` asks for raw mode: no thresholds, but the best k pairs of a box and a class by mean token probability.
+    Raises StageError `invalid_value` for a threshold outside 0 to 1, a `top_k` below 1, or one beside negatives.
     """
 
     classes: tuple[TextClass, ...]
@@ -60,12 +61,17 @@ class DetectRequest:
     box_threshold: float | None = None
     text_threshold: float | None = None
     region: Region | None = None
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("box_threshold", "text_threshold"):
             threshold: float | None = getattr(self, name)
             if threshold is not None and not 0 <= threshold <= 1:  # NaN fails it too
                 raise StageError("invalid_value", "must be a number from 0 to 1", name)
+        if self.top_k is not None and self.top_k < 1:
+            raise StageError("invalid_value", "must be at least 1", "max_detections")
+        if self.top_k is not None and self.negatives:
+            raise StageError("invalid_value", "raw mode has no thresholds, so a negative would match anything", "raw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +162,12 @@ class MaskPrompts:
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """`multimask`: best of SAM's three masks by predicted IoU, instead of the single one. `low_res`: return logits."""
+    """`multimask`: best of SAM's three masks by predicted IoU, instead of the single one; `alternatives`: with it, also
+    return all three. `low_res`: return logits."""
 
     multimask: bool = False
     low_res: bool = False
+    alternatives: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +179,14 @@ class Masks:
         mask_scores: `(N,)` float32, SAM's predicted IoU.
         areas: `(N,)` int32, mask pixels.
         low_res: `(N, 4S, 4S)` float32 logits where asked for, else None.
+        alternatives: for each prompt SAM's three masks by falling predicted IoU, where asked for, else None.
     """
 
     rles: tuple[RLE, ...]
     mask_scores: Float32Array
     areas: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
     low_res: Float32Array | None = None
+    alternatives: tuple[Masks, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.rles)

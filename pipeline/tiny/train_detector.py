@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.models import groundingdino, groundingdino_build
 from pipeline.models.architectures import detector_architecture
 from pipeline.tiny import detector_loss, training
-from pipeline.tiny.detector_batches import MAX_TOKENS, Batch, Draw, Known
+from pipeline.tiny.detector_batches import Batch, Draw, Known
 
 
 def initialise(model: Any) -> None:
@@ -58,24 +58,27 @@ class Tutor(nn.Module):
         spots = known.boxes[..., :2] * share[:, None] * 2 - 1
         total = torch.zeros((), device=padding.device)
         for head, features in zip(self.heads, self.maps, strict=True):
-            at = F.grid_sample(features, spots[:, None], align_corners=False)[:, :, 0].transpose(1, 2)
+            at = F.grid_sample(features.float(), spots[:, None], align_corners=False)[:, :, 0].transpose(1, 2)
             names = head(at[known.present])
             total = total + F.cross_entropy(names[:, :8], known.shapes[known.present])
             total = total + F.cross_entropy(names[:, 8:], known.colours[known.present])
         return total
 
 
-def detection_loss(model: Any, batch: Batch, images: Tensor, padding: Tensor) -> Tensor:
-    """Decoder layers one-to-one, encoder proposals one-to-many."""
+def detection_loss(model: Any, batch: Batch, images: Tensor, padding: Tensor, autocast: bool = False) -> Tensor:
+    """Decoder layers one-to-one, encoder proposals one-to-many. `autocast`: the model's products in bfloat16."""
     device = images.device
     text, counts = batch.text.to(device), batch.targets.counts
     target_boxes, target_tokens = batch.targets.boxes.to(device), batch.targets.tokens.to(device)
-    memory = groundingdino.encode(model, images, padding, text)
-    logits, boxes = groundingdino.propose(model, memory)
-    queries = groundingdino.top_queries(model, logits.detach())
-    layer_logits, layer_boxes = groundingdino.decode(model, memory, boxes, queries)
-    layers = list(zip(layer_logits, layer_boxes, strict=True))
-    token_mask = F.pad(text.token_mask, (0, MAX_TOKENS - text.token_mask.shape[1]))
+    with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        memory = groundingdino.encode(model, images, padding, text)
+        logits, boxes = groundingdino.propose(model, memory)
+        queries = groundingdino.top_queries(model, logits.detach())
+        layer_logits, layer_boxes = groundingdino.decode(model, memory, boxes, queries)
+    width = text.token_mask.shape[1]  # what lies behind it is padding, and says nothing
+    logits, boxes, target_tokens = logits[..., :width].float(), boxes.float(), target_tokens[..., :width]
+    layers = [(lo[..., :width].float(), bo.float()) for lo, bo in zip(layer_logits, layer_boxes, strict=True)]
+    token_mask = text.token_mask
     usable = boxes.isfinite().all(-1)
     proposal_boxes = boxes.masked_fill(~usable[..., None], 0).sigmoid()
     valid = torch.arange(target_boxes.shape[1], device=device) < torch.tensor(counts, device=device)[:, None]
@@ -116,7 +119,7 @@ def main() -> None:
 
     def loss(step: int, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         images, padding = batch.inputs(args.device)
-        total = detection_loss(model, batch, images, padding)
+        total = detection_loss(model, batch, images, padding, args.bf16)
         lesson = tutor(batch.known.to(args.device), padding)
         return total + 0.5 * lesson, {"loss": total, "tutor": lesson}
 

@@ -35,6 +35,7 @@ def options(description: str | None, *, batch: int, lr: float, seed: int) -> arg
     parser.add_argument("--average", type=float, default=0.999, help="decay of the averaged weights")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw batches ahead")
     parser.add_argument("--init", type=Path, help="start from these weights (a state dict) instead of from scratch")
+    parser.add_argument("--bf16", action="store_true", help="matrix products in bfloat16, on processors made for it")
     return parser
 
 
@@ -65,6 +66,7 @@ def train(
         groups: AdamW's parameter groups; a group's `scale` multiplies the learning rate.
     """
     args.out.mkdir(parents=True, exist_ok=True)
+    torch.backends.mkldnn.matmul.fp32_precision = "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.99))
     parts: dict[str, Any] = {"model": model, "tutor": tutor, "optimizer": optimizer}
