@@ -4,7 +4,7 @@
                    +- encode ---- reference -------+
 
 The ingress never holds an embedding or decoded pixels. `Ingress` knows the stages by their three methods only, so it
-runs without Ray too.
+runs without Ray too. How one call is made, repeated and given up is in `calls.py`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from deployments.calls import Calls
 from deployments.http.errors import ApiError
-from deployments.retry import StageLostError, with_retries
-from deployments.stage_clients import Pending, Stages
+from deployments.stage_clients import Stages
 from pipeline.image import ImageLimits, read_size
 from pipeline.result import Result, assemble
 from pipeline.selection import SelectionOptions, select
-from pipeline.stages import DecodeOptions, Detections, DetectRequest, Embedding, MaskPrompts, Masks
-
-T = TypeVar("T")
+from pipeline.stages import DecodeOptions, DetectRequest, MaskPrompts, Masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,116 +79,19 @@ class Ingress:
         """
         read_size(image, self.limits)  # refuses by the header: nothing is decoded here
         async with asyncio.timeout(deadline - time.time()):
-            return await _Run(model, order, image, deadline).result()
+            with Calls(model.stages, image, deadline) as calls:
+                return await _segment(calls, order, model.name)
 
 
-class _Run:
-    """One request on its way through the stages."""
-
-    def __init__(self, model: ServedModel, order: Order, image: bytes, deadline: float) -> None:
-        self._model = model
-        self._stages = model.stages
-        self._order = order
-        self._image = image
-        self._deadline = deadline
-        self._open: set[Pending[Any]] = set()  # calls to give up when the request ends before they do
-        self._timings = _Timings()
-
-    async def result(self) -> Result:
-        try:
-            held = self._stages.hold(self._image)
-            encoding = None if self._order.decode is None else self._encode(held)
-            detections = await with_retries(lambda number: self._detect(held, number), self._deadline)
-            self._timings.mark("detect")
-            # In a thread: NMS over all candidates of a long prompt takes seconds, and others wait for the loop.
-            kept, removed = await asyncio.to_thread(select, detections, self._order.selection)
-            masks = None
-            if encoding is not None and self._order.decode is not None and len(kept):
-                masks = await self._masks(encoding, kept, self._order.decode)
-            return self._answer(kept, removed, masks)
-        finally:
-            for pending in self._open:
-                pending.cancel()
-
-    async def _detect(self, held: Any, attempt: int) -> Detections:
-        # What was held may be what was lost, so another attempt holds the bytes anew.
-        image = self._stages.hold(self._image) if attempt else held
-        return await self._await(self._stages.detect(image, self._order.detect, self._deadline))
-
-    def _encode(self, held: Any) -> Pending[Embedding]:
-        encoding = self._stages.encode(held, None, None, self._deadline)
-        self._open.add(encoding)
-        self._timings.watch("encode", encoding)
-        return encoding
-
-    async def _masks(self, encoding: Pending[Embedding], kept: Detections, options: DecodeOptions) -> Masks:
-        embedding: Pending[Embedding] | None = encoding
-
-        async def attempt(_: int) -> Masks:
-            nonlocal embedding
-            if embedding is None:  # the retry unit is what comes after the lost object
-                embedding = self._encode(self._stages.hold(self._image))
-            try:
-                masks = await self._await(
-                    self._stages.decode(embedding, MaskPrompts(boxes=kept.boxes), options, self._deadline)
-                )
-            except StageLostError as loss:
-                if loss.input_lost:
-                    embedding = None
-                raise
-            self._open.discard(embedding)
-            return masks
-
-        masks = await with_retries(attempt, self._deadline)
-        self._timings.mark("masks", after=("detect", "encode"))
-        return masks
-
-    async def _await(self, pending: Pending[T]) -> T:
-        self._open.add(pending)  # stays there if this request is cancelled meanwhile
-        try:
-            value = await pending
-        except Exception:
-            self._open.discard(pending)
-            raise
-        self._open.discard(pending)
-        return value
-
-    def _answer(self, kept: Detections, removed: dict[str, int], masks: Masks | None) -> Result:
-        if masks is None and self._order.decode is not None:  # masks were asked for, and there is nothing to mask
-            masks = Masks((), np.zeros(0, np.float32))
-        request, timings_ms = self._order.detect, self._timings.milliseconds()
-        return assemble(request, kept, removed, masks, model=self._model.name, timings_ms=timings_ms)
-
-
-class _Timings:
-    """Milliseconds from the request's start to the end of each stage; of `masks`, from when its inputs were there."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._ends: dict[str, float] = {}
-        self._spans: dict[str, float] = {}
-        self._watching: set[asyncio.Task[None]] = set()
-
-    def mark(self, name: str, after: tuple[str, ...] = ()) -> None:
-        now = time.perf_counter()
-        self._spans[name] = now - max([self._start, *(self._ends[other] for other in after if other in self._ends)])
-        self._ends[name] = now
-
-    def watch(self, name: str, pending: Pending[Any]) -> None:
-        """Mark `name` when `pending` is there, without fetching it. A failure shows where its value is used."""
-
-        async def wait() -> None:
-            try:
-                await pending.ready()
-            except Exception:
-                return
-            self.mark(name)
-
-        task = asyncio.create_task(wait())
-        self._watching.add(task)  # the loop itself keeps no reference
-        task.add_done_callback(self._watching.discard)
-
-    def milliseconds(self) -> dict[str, float]:
-        # A stage that had nothing to do, or was given up, took no time: every answer has the same keys.
-        spans = {"detect": 0.0, "encode": 0.0, "masks": 0.0, **self._spans, "total": time.perf_counter() - self._start}
-        return {name: round(1000 * seconds, 1) for name, seconds in spans.items()}
+async def _segment(calls: Calls, order: Order, model: str) -> Result:
+    encoding = None if order.decode is None else calls.encode()
+    detections = await calls.detect(order.detect)
+    # In a thread: NMS over all candidates of a long prompt takes seconds, and others wait for the loop.
+    kept, removed = await asyncio.to_thread(select, detections, order.selection)
+    masks = None
+    if encoding is not None and order.decode is not None:
+        masks = Masks((), np.zeros(0, np.float32))
+        if len(kept):
+            masks = await calls.decode(encoding, MaskPrompts(boxes=kept.boxes), order.decode)
+    timings_ms = calls.timings.milliseconds("detect", "encode", "masks")
+    return assemble(order.detect, kept, removed, masks, model=model, timings_ms=timings_ms)
