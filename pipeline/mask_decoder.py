@@ -15,12 +15,14 @@ from segment_anything.modeling import Sam
 
 from pipeline.bundle import Bundle, load_weights
 from pipeline.errors import StageError
+from pipeline.mask_prompts import join, split
 from pipeline.masks import encode_crop
 from pipeline.models import sam as sam_model
 from pipeline.models.architectures import SegmenterArchitecture, segmenter_architecture
 from pipeline.stages import RLE, DecodeOptions, Embedding, Float32Array, MaskPrompts, Masks
 
-_MAX_PROMPTS = 64  # in one pass: about 20 MB each at official sizes
+_MAX_PROMPTS = 64  # boxes in one pass: about 20 MB each at official sizes
+_POINTS_LIKE_A_PROMPT = 50  # attention maps of a point: about 0.4 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,16 @@ class DecoderItem:
     options: DecodeOptions
     deadline: float | None = None
 
+    @property
+    def depth(self) -> int:
+        """Masks to return for each prompt."""
+        return 3 if self.options.multimask and self.options.alternatives else 1
+
 
 @dataclass(frozen=True, slots=True)
 class LowResolution:
-    """The model's answer: `Nx4Sx4S` logits of the chosen mask of each prompt, and `(N,)` predicted IoU."""
+    """The model's answer, best mask first: `NxKx4Sx4S` logits and `NxK` predicted IoUs. K is 1, or 3 where alternatives
+    are asked for."""
 
     logits: Float32Array
     scores: Float32Array
@@ -85,6 +93,8 @@ class MaskDecoder:
     ) -> DecoderItem:
         """Checks the prompts and brings them into the model's frame (`ResizeLongestSide.apply_coords`).
 
+        An instance with a box and an empty list of points counts as one with a box alone, as it does to SAM.
+
         Raises StageError `invalid_value` for prompts of unequal number, wrong shapes, or none.
         """
         side = self.arch.embedding_size
@@ -102,13 +112,15 @@ class MaskDecoder:
             raise StageError("invalid_value", "boxes must be Nx4", "boxes")
         if points is not None and (len(points) != count or any(p.ndim != 2 or p.shape[1] != 3 for p in points)):
             raise StageError("invalid_value", "points must be one Px3 list for each instance", "points")
+        if boxes is None and points is not None and not all(map(len, points)):
+            raise StageError("invalid_value", "an instance without a box needs a point", "points")
         if masks is not None and masks.shape != (count, 4 * side, 4 * side):
             raise StageError("invalid_value", f"mask_input must be Nx{4 * side}x{4 * side}", "mask_input")
         return DecoderItem(
             embedding,
             tuple(
                 Prompt(
-                    points=None if points is None else _scaled_points(points[i], scale),
+                    points=None if points is None or not len(points[i]) else _scaled_points(points[i], scale),
                     box=None if boxes is None else (boxes[i].reshape(2, 2) * scale).reshape(4).astype(np.float32),
                     mask=None if masks is None else masks[i],
                 )
@@ -123,25 +135,26 @@ class MaskDecoder:
         return
 
     def cost(self, item: DecoderItem) -> int:
-        """Prompts."""
-        return len(item.prompts)
+        """Low-resolution masks to keep."""
+        return len(item.prompts) * item.depth
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[DecoderItem]) -> list[LowResolution]:
         """Low-resolution masks of every item's prompts, in their order."""
         side = 4 * self.arch.embedding_size
+        shapes = [(len(item.prompts), item.depth) for item in batch]
         answers = [
-            LowResolution(np.empty((len(i.prompts), side, side), np.float32), np.empty(len(i.prompts), np.float32))
-            for i in batch
+            LowResolution(np.empty((*shape, side, side), np.float32), np.empty(shape, np.float32)) for shape in shapes
         ]
         embeddings = torch.from_numpy(np.stack([item.embedding.features for item in batch])).to(self.device)
         groups: dict[tuple[int, bool, bool], list[tuple[int, int]]] = {}
         for image, item in enumerate(batch):
             for number, prompt in enumerate(item.prompts):
                 groups.setdefault(prompt.layout, []).append((image, number))
-        for members in groups.values():
-            for start in range(0, len(members), _MAX_PROMPTS):
-                self._decode(batch, embeddings, members[start : start + _MAX_PROMPTS], answers)
+        for (points, _, _), members in groups.items():
+            most = max(1, _MAX_PROMPTS * _POINTS_LIKE_A_PROMPT // (_POINTS_LIKE_A_PROMPT + points))
+            for start in range(0, len(members), most):
+                self._decode(batch, embeddings, members[start : start + most], answers)
         return answers
 
     def _decode(
@@ -167,36 +180,49 @@ class MaskDecoder:
             self.decoder, embeddings, index, self.prompt_encoder.get_dense_pe(), sparse, dense
         )
         multimask = torch.tensor([batch[image].options.multimask for image, _ in members], device=self.device)
-        chosen = torch.where(multimask, scores[:, 1:].argmax(1) + 1, 0)
-        row = torch.arange(len(members), device=self.device)
+        order = scores[:, 1:].argsort(dim=1, descending=True, stable=True) + 1  # 0 is the single mask
+        chosen = torch.where(multimask[:, None], order, 0)[:, : max(batch[image].depth for image, _ in members)]
+        row = torch.arange(len(members), device=self.device)[:, None]
         picked, quality = logits[row, chosen].float().cpu().numpy(), scores[row, chosen].float().cpu().numpy()
         for i, (image, number) in enumerate(members):
-            answers[image].logits[number] = picked[i]
-            answers[image].scores[number] = quality[i]
+            depth = batch[image].depth
+            answers[image].logits[number] = picked[i, :depth]
+            answers[image].scores[number] = quality[i, :depth]
 
     def finish(self, item: DecoderItem, raw: LowResolution) -> Masks:
         """Upsamples, thresholds and encodes the masks one at a time: no dense `N x H x W` array is ever made.
 
         Raises StageError `deadline_exceeded` as soon as it is: a thousand masks of a large image take minutes.
         """
-        finished = []
-        for logits in raw.logits:
+        each = [self._finished(item, logits, scores) for logits, scores in zip(raw.logits, raw.scores, strict=True)]
+        return Masks(
+            rles=tuple(one.rles[0] for one in each),
+            mask_scores=raw.scores[:, 0],
+            areas=np.array([one.areas[0] for one in each], np.int32),
+            low_res=raw.logits[:, 0] if item.options.low_res else None,
+            alternatives=tuple(each) if item.depth > 1 else None,
+        )
+
+    def _finished(self, item: DecoderItem, logits: Float32Array, scores: Float32Array) -> Masks:
+        """All masks of one prompt, from `Kx4Sx4S` logits."""
+        made = []
+        for one in logits:
             if item.deadline is not None and time.time() >= item.deadline:
                 raise StageError("deadline_exceeded", "the request's time was over before all masks were made")
-            finished.append(_finish(logits, item.embedding, self.arch.image_size))
-        return Masks(
-            rles=tuple(rle for rle, _ in finished),
-            mask_scores=raw.scores,
-            areas=np.array([area for _, area in finished], np.int32),
-            low_res=raw.logits if item.options.low_res else None,
-        )
+            made.append(_finish(one, item.embedding, self.arch.image_size))
+        areas = np.array([area for _, area in made], np.int32)
+        return Masks(tuple(rle for rle, _ in made), scores, areas, logits if item.options.low_res else None)
 
     def decode(
         self, embedding: Embedding, prompts: MaskPrompts, options: DecodeOptions, deadline: float | None = None
     ) -> Masks:
-        """`prepare`, `forward` and `finish` for one image."""
-        item = self.prepare(embedding, prompts, options, deadline)
-        return self.finish(item, self.forward([item])[0])
+        """`prepare`, `forward` and `finish` for one image, part by part: memory does not grow with the prompts."""
+
+        def of(part: MaskPrompts) -> Masks:
+            item = self.prepare(embedding, part, options, deadline)
+            return self.finish(item, self.forward([item])[0])
+
+        return join([of(part) for part in split(prompts)])
 
 
 def _scaled_points(points: Float32Array, scale: Any) -> Float32Array:
