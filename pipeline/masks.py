@@ -53,11 +53,22 @@ def encode_crop(mask: npt.NDArray[Any], offset: tuple[int, int], size: tuple[int
         edges = (x0 + column) * height + (y0 + row)
     else:
         edges += x0 * height
-    total = height * width
+    return encode_edges(edges, (height, width))
+
+
+def encode_edges(edges: Int64Array, size: tuple[int, int]) -> RLE:
+    """Encode a mask by the places where it changes.
+
+    Args:
+        edges: rising; column by column, foreground starts at the first, ends before the second, and so on. The last
+            one may lie behind the last pixel.
+        size: `(H, W)` of the mask.
+    """
+    total = size[0] * size[1]
     counts = np.diff(edges, prepend=0, append=total)
     if len(edges) and edges[-1] == total:  # the last run reaches the end: no zeros follow
         counts = counts[:-1]
-    return RLE((height, width), _write(counts))
+    return RLE(size, _write(counts))
 
 
 def decode(rle: RLE) -> BoolArray:

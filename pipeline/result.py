@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from pipeline.errors import StageError
+from pipeline.formats.masks import MaskForm, mask_json, read_mask
 from pipeline.masks import BoolArray, decode
 from pipeline.stages import RLE, Detections, DetectRequest, Float32Array, Int32Array, Masks, UInt8Array
 
@@ -94,44 +98,69 @@ class Result:
 
         return draw(image, self)
 
-    def to_json(self) -> dict[str, Any]:
-        """The answer of the HTTP interface; `id` and `image.id` only where they are known."""
+    def to_json(self, masks: MaskForm = "rle") -> dict[str, Any]:
+        """The answer of the HTTP interface; `id` and `image.id` only where they are known.
+
+        Args:
+            masks: `"rle"`, `"polygon"` or `"png"`; see `pipeline.formats.masks.mask_json`.
+        """
+        return self._frame() | {"detections": list(self._detections(masks))}
+
+    def json_pieces(self, masks: MaskForm = "rle") -> Iterator[str]:
+        """The text of `to_json`, made one detection at a time: polygons of many masks are large as Python objects."""
+        write = partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        before = "{"
+        for name, value in self._frame().items():
+            yield f'{before}"{name}":'
+            before = ","
+            if name == "detections":
+                yield "["
+                for number, detection in enumerate(self._detections(masks)):
+                    yield "," * (number > 0) + write(detection)
+                yield "]"
+            else:
+                yield write(value)
+        yield "}"
+
+    def _frame(self) -> dict[str, Any]:
+        """The answer without its detections."""
         height, width = self.image_size
         answer: dict[str, Any] = {} if self.id is None else {"id": self.id}
         known = {} if self.image_id is None else {"id": self.image_id}
         return answer | {
             "model": self.model,
             "image": known | {"width": width, "height": height},
-            "detections": [self._detection(index) for index in range(len(self))],
+            "detections": [],
             "timings_ms": dict(self.timings_ms),
             "passes": self.passes,
             "removed": dict(self.removed),
             "warnings": list(self.warnings),
         }
 
-    def _detection(self, index: int) -> dict[str, Any]:
-        rle = None if self.rles is None else self.rles[index]
-        return {
-            "class_id": int(self.class_ids[index]),
-            "label": self.labels[index],
-            "score": _number(self.scores[index]),
-            "text_score": _number(self.text_scores[index]),
-            "box": [_number(side) for side in self.boxes[index]],
-            "mask": None if rle is None else {"format": "rle", "size": list(rle.size), "counts": rle.counts},
-            "mask_score": None if self.mask_scores is None else _number(self.mask_scores[index]),
-            "area": None if self.areas is None else int(self.areas[index]),
-        }
+    def _detections(self, form: MaskForm) -> Iterator[dict[str, Any]]:
+        for index, label in enumerate(self.labels):
+            yield {
+                "class_id": int(self.class_ids[index]),
+                "label": label,
+                "score": _number(self.scores[index]),
+                "text_score": _number(self.text_scores[index]),
+                "box": [_number(side) for side in self.boxes[index]],
+                "mask": None if self.rles is None else mask_json(self.rles[index], form),
+                "mask_score": None if self.mask_scores is None else _number(self.mask_scores[index]),
+                "area": None if self.areas is None else int(self.areas[index]),
+            }
 
     @staticmethod
     def from_json(answer: Mapping[str, Any]) -> Result:
-        """Read an answer of `POST /v1/segment` or `/v1/detect`; the inverse of `to_json`.
+        """Read an answer of `POST /v1/segment` or `/v1/detect`; the inverse of `to_json`, whatever form its masks have.
 
         Raises:
-            ValueError: the answer is of another shape, or its masks are not RLE.
+            ValueError: the answer is of another shape, or its polygons or PNGs are damaged. (Damaged run lengths show
+                when a mask is decoded.)
         """
         try:
             return _read(answer)
-        except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, OverflowError, StageError) as error:
             raise ValueError("this is no answer to a segment or detect request") from error
 
 
@@ -175,7 +204,7 @@ def _read(answer: Mapping[str, Any]) -> Result:
         scores=np.array([float(item["score"]) for item in found], np.float32),
         text_scores=np.array([float(item["text_score"]) for item in found], np.float32),
         boxes=np.array([item["box"] for item in found], np.float32).reshape(-1, 4),
-        rles=tuple(_rle(item["mask"]) for item in found) if masked else None,
+        rles=tuple(read_mask(item["mask"]) for item in found) if masked else None,
         mask_scores=np.array([float(item["mask_score"]) for item in found], np.float32) if masked else None,
         areas=np.array([int(item["area"]) for item in found], np.int32) if masked else None,
         model=answer["model"],
@@ -186,13 +215,6 @@ def _read(answer: Mapping[str, Any]) -> Result:
         removed=dict(answer["removed"]),
         warnings=tuple(answer["warnings"]),
     )
-
-
-def _rle(mask: Mapping[str, Any]) -> RLE:
-    if mask["format"] != "rle":
-        raise ValueError("only masks in the form 'rle' can be read back")
-    height, width = mask["size"]
-    return RLE((int(height), int(width)), mask["counts"])
 
 
 def _number(value: np.float32) -> float:

@@ -21,6 +21,8 @@ TORCH_FREE = (
     "masks",
     "selection",
     "result",
+    "polygons",
+    "formats.masks",
     "overlay",
     "bundle",
     "models.download",

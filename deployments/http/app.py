@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from base64 import b64decode
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -43,7 +44,8 @@ def build(ingress: Ingress, *, max_timeout_s: float) -> FastAPI:
                 image, fields = await read_segment(request, ingress.limits.max_bytes)
             model = ingress.model(fields.model)
             result = await ingress.segment(image, order_of(fields), model, deadline)
-            return JSONResponse(replace(result, id=request_id(request)).to_json())
+            form = "rle" if fields.masks == "none" else fields.masks
+            return await in_pieces(replace(result, id=request_id(request)).json_pieces(form), deadline)
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         except Exception as error:
@@ -136,6 +138,25 @@ def order_of(fields: SegmentFields) -> Order:
         ),
         decode=None if fields.masks == "none" else DecodeOptions(multimask=fields.multimask),
     )
+
+
+async def in_pieces(pieces: Iterable[str], deadline: float) -> Response:
+    """The JSON answer that `pieces` add up to. They are made in a thread: polygons and PNGs of many masks take seconds.
+
+    Raises:
+        TimeoutError: the deadline; no further piece is made then.
+    """
+
+    def join() -> bytes:
+        made = []
+        for piece in pieces:
+            if time.time() >= deadline:
+                raise TimeoutError
+            made.append(piece.encode())
+        return b"".join(made)
+
+    async with asyncio.timeout(deadline - time.time()):
+        return Response(await asyncio.to_thread(join), media_type="application/json")
 
 
 def request_id(request: Request) -> str:

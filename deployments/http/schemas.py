@@ -73,7 +73,8 @@ class SegmentFields(_Strict):
     max_detections: Annotated[int, Field(ge=1, le=MAX_DETECTIONS)] = 100
     multimask: Annotated[bool, Field(description="Take the best of three masks by their predicted IoU.")] = False
     masks: Annotated[
-        Literal["rle", "polygon", "png", "none"], Field(description="`rle` (COCO) and `none` are available yet.")
+        Literal["rle", "polygon", "png", "none"],
+        Field(description="COCO run lengths; rings in pixel corners; a PNG of 0 and 255; or boxes only."),
     ] = "rle"
 
 
@@ -121,8 +122,6 @@ def plain_prompt(prompt: str | list[str | ClassItem]) -> str | list[str | dict[s
 
 
 def _check(request: SegmentFields) -> None:
-    if request.masks not in ("rle", "none"):
-        raise ApiError("invalid_value", "this form of masks is not available yet; use rle or none", "masks")
     if request.min_area > request.max_area:
         raise ApiError("invalid_value", "must not exceed max_area", "min_area")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from deployments.http.app import FIELDS_BYTES, base64_length, build
+from deployments.http.app import FIELDS_BYTES, base64_length, build, in_pieces
 from deployments.http.body import MAX_PARTS
 from deployments.http.errors import STATUS
 from deployments.ingress import Ingress, ServedModel
@@ -118,6 +119,52 @@ def test_without_masks_only_the_detector_runs() -> None:
     assert (found["mask"], found["mask_score"], found["area"]) == (None, None, None)
     assert "encode" not in service.stages.calls
     assert "decode" not in service.stages.calls
+
+
+@pytest.mark.parametrize("form", ["polygon", "png"])
+def test_other_forms_of_the_same_masks(form: str) -> None:
+    service = Service()
+    for response in (service.json(masks=form), service.form(masks=form)):
+        assert response.headers["content-type"] == "application/json"
+        assert {found["mask"]["format"] for found in response.json()["detections"]} == {form}
+        assert Result.from_json(response.json()) == Result.from_json(service.json().json())
+    assert service.json(masks=form, prompt="nothing").json()["detections"] == []
+
+
+def test_the_loop_goes_on_while_an_answer_is_written() -> None:
+    written, go_on = threading.Event(), threading.Event()
+
+    def pieces() -> Iterator[str]:
+        yield "["
+        written.set()
+        assert go_on.wait(20)
+        yield '"ä"]'
+
+    async def both() -> bytes:
+        answer = asyncio.create_task(in_pieces(pieces(), time.time() + 30))
+        assert await asyncio.to_thread(written.wait, 20)
+        go_on.set()  # were the loop held up by the writing, it would never come here
+        return bytes((await answer).body)
+
+    assert json.loads(asyncio.run(both())) == ["ä"]
+
+
+def test_nothing_is_written_past_the_deadline() -> None:
+    late, made = threading.Event(), []
+
+    def pieces() -> Iterator[str]:
+        for piece in ("[1", ",2", ",3]"):
+            made.append(piece)
+            yield piece
+            assert late.wait(20)
+
+    async def answer() -> None:
+        with pytest.raises(TimeoutError):
+            await in_pieces(pieces(), time.time() + 0.05)
+        late.set()
+
+    asyncio.run(answer())  # it ends after the thread
+    assert ",3]" not in made
 
 
 def test_every_field_reaches_the_stages() -> None:
@@ -281,8 +328,6 @@ def test_malformed_multipart_is_400(content_type: str, body: bytes) -> None:
         ({"max_detections": 1001}, "max_detections"),
         ({"max_detections": 1.5}, "max_detections"),
         ({"multimask": 1}, "multimask"),
-        ({"masks": "polygon"}, "masks"),
-        ({"masks": "png"}, "masks"),
         ({"masks": "ascii"}, "masks"),
         ({"mode": "poem"}, "mode"),
         ({"model": 5}, "model"),

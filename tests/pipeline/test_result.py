@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from pipeline.errors import StageError
+from pipeline.formats.masks import MaskForm
 from pipeline.masks import encode
 from pipeline.result import Result
 
@@ -128,6 +130,51 @@ def test_json_round_trip() -> None:
     assert (read.id, read.image_id, read.timings_ms) == ("r-1", "ab12", {"detect": 40.1, "total": 61.0})
     for name in ("class_ids", "scores", "text_scores", "boxes", "mask_scores", "areas"):
         assert getattr(read, name).dtype == getattr(result, name).dtype
+
+
+@pytest.mark.parametrize("form", ["polygon", "png"])
+def test_json_round_trip_in_other_forms(form: MaskForm) -> None:
+    result = example(id="r-1")
+    answer = json.loads(json.dumps(result.to_json(masks=form)))
+    assert {item["mask"]["format"] for item in answer["detections"]} == {form}
+    assert {**answer, "detections": 0} == {**result.to_json(), "detections": 0}
+    assert Result.from_json(answer) == result
+    assert Result.from_json(empty().to_json(masks=form)) == empty()
+    boxes = example(rles=None, mask_scores=None, areas=None)
+    assert boxes.to_json(masks=form) == boxes.to_json()
+
+
+@pytest.mark.parametrize("form", ["rle", "polygon", "png"])
+def test_the_pieces_of_the_text_add_up_to_the_answer(form: MaskForm) -> None:
+    for result in (example(id="r-1"), empty(), example(rles=None, mask_scores=None, areas=None)):
+        assert json.loads("".join(result.json_pieces(form))) == result.to_json(form)
+        assert list(json.loads("".join(result.json_pieces(form)))) == list(result.to_json(form))
+
+
+@pytest.mark.parametrize("form", ["polygon", "png"])
+def test_one_mask_at_a_time_is_in_memory(form: MaskForm) -> None:
+    side, count = 1000, 40
+    mask = np.zeros((side, side), np.bool_)
+    mask[100:900, 100:900] = True
+    many = np.zeros(count, np.float32)
+    result = example(
+        image_size=(side, side),
+        labels=("a",) * count,
+        class_ids=np.zeros(count, np.int32),
+        scores=many,
+        text_scores=many,
+        boxes=np.zeros((count, 4), np.float32),
+        rles=(encode(mask),) * count,
+        mask_scores=many,
+        areas=np.zeros(count, np.int32),
+    )
+    tracemalloc.start()
+    try:
+        assert len("".join(result.json_pieces(form))) > 100 * count
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < count * side * side / 2
 
 
 @settings(derandomize=True, deadline=None)
