@@ -78,7 +78,7 @@ class ImageEncoder:
     def forward(self, batch: Sequence[EncoderItem]) -> list[Float32Array]:
         """`CxSxS` float32 features of each item."""
         images = torch.from_numpy(np.stack([item.pixels for item in batch])).to(self.device)
-        return list(self.model(images).float().cpu().numpy())
+        return list(sam.encode_images(self.model, images).float().cpu().numpy())
 
     def finish(self, item: EncoderItem, raw: Float32Array) -> Embedding:
         # A copy, so that one embedding does not keep its whole batch in memory.

@@ -6,9 +6,12 @@ from functools import partial
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos
 from torch import Tensor
 
 from pipeline.models.architectures import SegmenterArchitecture
+
+_MAX_ATTENTION_BYTES = 2**28  # of attention maps at a time: four of 64x64 tokens to as many
 
 
 def build(arch: SegmenterArchitecture) -> Sam:
@@ -49,6 +52,53 @@ def build(arch: SegmenterArchitecture) -> Sam:
         ),
     )
     return sam.eval()
+
+
+def encode_images(encoder: ImageEncoderViT, images: Tensor) -> Tensor:
+    """`ImageEncoderViT.forward`, bit for bit, in less memory.
+
+    The official global attention holds three copies of all heads' maps at once: 2.4 GB for one image and ViT-B. Here
+    a few heads take their turn.
+
+    Args:
+        images: `Bx3xNxN`, normalised.
+
+    Returns:
+        `BxCxSxS` features.
+    """
+    x = encoder.patch_embed(images) + encoder.pos_embed
+    for block in encoder.blocks:
+        x = block(x) if block.window_size > 0 else _global_block(block, x)
+    features: Tensor = encoder.neck(x.permute(0, 3, 1, 2))
+    return features
+
+
+def _global_block(block: Block, x: Tensor) -> Tensor:
+    """`Block.forward` of a block without windows, `BxHxWxD`."""
+    x = x + _attention(block.attn, block.norm1(x))
+    return x + block.mlp(block.norm2(x))  # type: ignore[no-any-return]
+
+
+def _attention(attention: Attention, x: Tensor) -> Tensor:
+    """`Attention.forward` with `add_decomposed_rel_pos`, `BxHxWxD`."""
+    batch, height, width, _ = x.shape
+    tokens, heads = height * width, attention.num_heads
+    qkv = attention.qkv(x).reshape(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.reshape(3, batch * heads, tokens, -1).unbind(0)
+    rows = get_rel_pos(height, height, attention.rel_pos_h)
+    columns = get_rel_pos(width, width, attention.rel_pos_w)
+    mixed = torch.empty_like(q)
+    step = max(1, _MAX_ATTENTION_BYTES // (tokens * tokens * q.element_size()))
+    for start in range(0, len(q), step):
+        part = slice(start, start + step)
+        maps = (q[part] * attention.scale) @ k[part].transpose(-2, -1)
+        grid, queries = maps.view(-1, height, width, height, width), q[part].reshape(-1, height, width, q.shape[-1])
+        grid += torch.einsum("bhwc,hkc->bhwk", queries, rows)[..., :, None]
+        grid += torch.einsum("bhwc,wkc->bhwk", queries, columns)[..., None, :]
+        mixed[part] = maps.softmax(dim=-1) @ v[part]
+    together = mixed.view(batch, heads, height, width, -1).permute(0, 2, 3, 1, 4).reshape(batch, height, width, -1)
+    projected: Tensor = attention.proj(together)
+    return projected
 
 
 def predict_masks(
