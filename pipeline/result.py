@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import StageError
+from pipeline.formats.answer import answer_pieces, number
 from pipeline.formats.masks import MaskForm, mask_json, read_mask
 from pipeline.masks import BoolArray, decode
 from pipeline.stages import RLE, Detections, DetectRequest, Float32Array, Int32Array, Masks, UInt8Array
@@ -108,19 +107,7 @@ class Result:
 
     def json_pieces(self, masks: MaskForm = "rle") -> Iterator[str]:
         """The text of `to_json`, made one detection at a time: polygons of many masks are large as Python objects."""
-        write = partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        before = "{"
-        for name, value in self._frame().items():
-            yield f'{before}"{name}":'
-            before = ","
-            if name == "detections":
-                yield "["
-                for number, detection in enumerate(self._detections(masks)):
-                    yield "," * (number > 0) + write(detection)
-                yield "]"
-            else:
-                yield write(value)
-        yield "}"
+        return answer_pieces(self._frame(), self._detections(masks))
 
     def _frame(self) -> dict[str, Any]:
         """The answer without its detections."""
@@ -142,11 +129,11 @@ class Result:
             yield {
                 "class_id": int(self.class_ids[index]),
                 "label": label,
-                "score": _number(self.scores[index]),
-                "text_score": _number(self.text_scores[index]),
-                "box": [_number(side) for side in self.boxes[index]],
+                "score": number(self.scores[index]),
+                "text_score": number(self.text_scores[index]),
+                "box": [number(side) for side in self.boxes[index]],
                 "mask": None if self.rles is None else mask_json(self.rles[index], form),
-                "mask_score": None if self.mask_scores is None else _number(self.mask_scores[index]),
+                "mask_score": None if self.mask_scores is None else number(self.mask_scores[index]),
                 "area": None if self.areas is None else int(self.areas[index]),
             }
 
@@ -215,11 +202,6 @@ def _read(answer: Mapping[str, Any]) -> Result:
         removed=dict(answer["removed"]),
         warnings=tuple(answer["warnings"]),
     )
-
-
-def _number(value: np.float32) -> float:
-    """The shortest decimal that is read back as the same float32: 0.83, not 0.8299999833106995."""
-    return float(str(value))
 
 
 def _same(a: Any, b: Any) -> bool:
