@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from deployments.calls import Calls
 from deployments.http.errors import ApiError
 from deployments.stage_clients import Stages
 from pipeline.image import ImageLimits, read_size
+from pipeline.mask_prompts import fit
+from pipeline.mask_result import MaskResult, assemble_masks
 from pipeline.result import Result, assemble
 from pipeline.selection import SelectionOptions, select
 from pipeline.stages import DecodeOptions, DetectRequest, MaskPrompts, Masks
@@ -33,6 +35,14 @@ class Order:
     detect: DetectRequest
     selection: SelectionOptions
     decode: DecodeOptions | None
+
+
+@dataclass(frozen=True, slots=True)
+class MaskOrder:
+    """What one request without text asks for; the prompts as `parse_mask_prompts` gives them."""
+
+    prompts: MaskPrompts
+    decode: DecodeOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +91,19 @@ class Ingress:
         async with asyncio.timeout(deadline - time.time()):
             with Calls(model.stages, image, deadline) as calls:
                 return await _segment(calls, order, model.name)
+
+    async def masks(self, image: bytes, order: MaskOrder, model: ServedModel, deadline: float) -> MaskResult:
+        """One mask for each prompt in encoded `image`, before `deadline`. Raises as `segment` does."""
+        size = read_size(image, self.limits)
+        prompts, warnings = fit(order.prompts, size)
+        async with asyncio.timeout(deadline - time.time()):
+            with Calls(model.stages, image, deadline) as calls:
+                masks = await calls.decode(calls.encode(), prompts, order.decode)
+                # In a thread: the bounding boxes of many masks of a large image take a while.
+                result = await asyncio.to_thread(
+                    assemble_masks, prompts, masks, size, model=model.name, warnings=warnings
+                )
+                return replace(result, timings_ms=calls.timings.milliseconds("encode", "masks"))
 
 
 async def _segment(calls: Calls, order: Order, model: str) -> Result:
