@@ -21,7 +21,7 @@ from pipeline.models import sam as sam_model
 from pipeline.models.architectures import SegmenterArchitecture, segmenter_architecture
 from pipeline.stages import RLE, DecodeOptions, Embedding, Float32Array, MaskPrompts, Masks
 
-_MAX_PROMPTS = 64  # boxes in one pass: about 20 MB each at official sizes
+_MAX_PROMPTS = 32  # boxes in one pass: at official sizes they take 1 GB
 _POINTS_LIKE_A_PROMPT = 50  # attention maps of a point: about 0.4 MB
 
 
