@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from deployments.http.errors import STATUS
+from deployments.http.mask_schemas import LowRes, MasksFields, MasksRequest
 from deployments.http.schemas import SegmentFields, SegmentRequest
 
 _REF = "#/components/schemas/{model}"
@@ -28,6 +29,69 @@ _ERROR = {
     },
 }
 
+_MASK = {
+    "box": {
+        "description": "The prompt's, clipped to the image; without one, the mask's bounding box, null if it is empty.",
+        "type": ["array", "null"],
+        "items": {"type": "number"},
+    },
+    "mask": {"type": ["object", "null"], "description": "In the form that `masks` asked for."},
+    "mask_score": {"type": "number", "description": "The IoU that the model predicts."},
+    "area": {"type": "integer", "description": "mask pixels"},
+    "low_res": {"$ref": _REF.format(model="LowRes")},
+}
+_MASKS_ANSWER = {
+    "type": "object",
+    "required": ["id", "model", "image", "detections", "timings_ms", "warnings"],
+    "properties": {
+        "id": {"type": "string"},
+        "model": {"type": "string"},
+        "image": {
+            "type": "object",
+            "required": ["width", "height"],
+            "properties": {"width": {"type": "integer"}, "height": {"type": "integer"}},
+        },
+        "detections": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["box", "mask", "mask_score", "area"],
+                "properties": {
+                    **_MASK,
+                    "alternatives": {
+                        "description": "With `multimask`: all three, best first.",
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["box", "mask", "mask_score", "area"],
+                            "properties": _MASK,
+                        },
+                    },
+                },
+            },
+        },
+        "timings_ms": {"type": "object", "additionalProperties": {"type": "number"}},
+        "warnings": {"type": "array", "items": {"type": "string"}},
+    },
+    "examples": [
+        {
+            "id": "5f0c…",
+            "model": "tiny+tiny",
+            "image": {"width": 640, "height": 480},
+            "detections": [
+                {
+                    "box": [559.4, 209.7, 606.1, 267.2],
+                    "mask": {"format": "rle", "size": [480, 640], "counts": "…"},
+                    "mask_score": 0.93,
+                    "area": 1713,
+                }
+            ],
+            "timings_ms": {"encode": 38.0, "masks": 9.3, "total": 48.1},
+            "warnings": [],
+        }
+    ],
+}
+
 ANSWERS: dict[int | str, dict[str, Any]] = {
     status: {
         "description": ", ".join(sorted(code for code, its in STATUS.items() if its == status)),
@@ -36,19 +100,32 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     for status in sorted(set(STATUS.values()))
 }
 
-SEGMENT: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": {"$ref": _REF.format(model="SegmentRequest")}},
-            "multipart/form-data": {"schema": {"$ref": _REF.format(model="SegmentForm")}},
-        },
-    }
+MASKS_ANSWERS: dict[int | str, dict[str, Any]] = {
+    **ANSWERS,
+    200: {
+        "description": "One detection for each prompt, in their order.",
+        "content": {"application/json": {"schema": {"$ref": _REF.format(model="MasksAnswer")}}},
+    },
 }
 
 
+def _bodies(name: str) -> dict[str, Any]:
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": _REF.format(model=f"{name}Request")}},
+                "multipart/form-data": {"schema": {"$ref": _REF.format(model=f"{name}Form")}},
+            },
+        }
+    }
+
+
+SEGMENT, MASKS = _bodies("Segment"), _bodies("Masks")
+
+
 def install(app: FastAPI) -> None:
-    """Add the schemas that `ANSWERS` and `SEGMENT` point to."""
+    """Add the schemas that the above point to."""
     generate = app.openapi
 
     def complete() -> dict[str, Any]:
@@ -61,14 +138,21 @@ def install(app: FastAPI) -> None:
 
 
 def _schemas() -> dict[str, Any]:
-    found: dict[str, Any] = {"Error": _ERROR}
-    models: dict[str, type[BaseModel]] = {"SegmentRequest": SegmentRequest, "SegmentForm": SegmentFields}
+    found: dict[str, Any] = {"Error": _ERROR, "MasksAnswer": _MASKS_ANSWER}
+    models: dict[str, type[BaseModel]] = {
+        "SegmentRequest": SegmentRequest,
+        "SegmentForm": SegmentFields,
+        "MasksRequest": MasksRequest,
+        "MasksForm": MasksFields,
+        "LowRes": LowRes,
+    }
     for name, model in models.items():
         schema = model.model_json_schema(ref_template=_REF)
         found.update(schema.pop("$defs", {}))
         found[name] = schema
-    form = found["SegmentForm"]
-    form["description"] = "The same fields as a form. A list in `prompt` is JSON text."
-    form["properties"]["image"] = {"type": "string", "format": "binary"}
-    form["required"] = ["image", *form["required"]]
+    for name, lists in (("SegmentForm", "A list in `prompt` is"), ("MasksForm", "Lists are")):
+        form = found[name]
+        form["description"] = f"The same fields as a form. {lists} JSON text."
+        form["properties"]["image"] = {"type": "string", "format": "binary"}
+        form["required"] = ["image", *form.get("required", [])]
     return found

@@ -1,36 +1,24 @@
-"""What a request may hold. Unknown fields are refused; numbers are finite and bounded; nothing is ignored."""
+"""What a request may hold, field by field."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import Discriminator, Field, Tag
 
-from deployments.http.body import parse_json
 from deployments.http.errors import ApiError
+from deployments.http.fields import Fields, WithImage
 from pipeline.prompt import MAX_CHARACTERS, MAX_CLASSES
 
 MAX_DETECTIONS = 1000
 MAX_CLASS_CHARACTERS = 2_000
+_LIST = r'\s*\[\s*(["{]|\]\s*$)'  # `[SEP] car` is a text
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
-    # strict: "0.5" is no number and 1 is no boolean. hide_input: nothing of the caller's is copied into an error.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
-
-
-class ImageInput(_Strict):
-    """The picture. `base64` is the one kind that is available yet."""
-
-    type: Literal["base64", "url", "id"]
-    value: Annotated[str, Field(min_length=1)]
-
-
-class ClassItem(_Strict):
+class ClassItem(Fields):
     """One class to look for, with a box threshold of its own."""
 
     text: Annotated[str, Field(max_length=MAX_CLASS_CHARACTERS)]
@@ -50,8 +38,10 @@ Prompt = Annotated[
 ]
 
 
-class SegmentFields(_Strict):
+class SegmentFields(Fields):
     """Every field of `POST /v1/segment` but the picture. A threshold left out is the model's own."""
+
+    json_text: ClassVar[Mapping[str, str]] = {"prompt": _LIST, "negative_prompt": _LIST}
 
     prompt: Annotated[Prompt, Field(description="What to look for: `car, wheel`, or a list of texts or of items.")]
     mode: Annotated[
@@ -77,41 +67,13 @@ class SegmentFields(_Strict):
         Field(description="COCO run lengths; rings in pixel corners; a PNG of 0 and 255; or boxes only."),
     ] = "rle"
 
+    def check(self) -> None:
+        if self.min_area > self.max_area:
+            raise ApiError("invalid_value", "must not exceed max_area", "min_area")
 
-class SegmentRequest(SegmentFields):
+
+class SegmentRequest(SegmentFields, WithImage):
     """The JSON body of `POST /v1/segment`."""
-
-    image: ImageInput
-
-
-_FORM_LIST = re.compile(r'\s*\[\s*(["{]|\]\s*$)')
-
-
-def from_json(body: Any) -> SegmentRequest:
-    """The request in a parsed JSON body. Raises ApiError."""
-    try:
-        request = SegmentRequest.model_validate(body)
-    except ValidationError as error:
-        raise _refusal(error) from None
-    if request.image.type != "base64":
-        raise ApiError("invalid_value", "this kind of image is not available yet; send base64", "image.type")
-    _check(request)
-    return request
-
-
-def from_form(fields: Mapping[str, str]) -> SegmentFields:
-    """The request in the text fields of a form: numbers and booleans as text, a prompt's list as JSON text."""
-    values: dict[str, Any] = dict(fields)
-    for name in ("prompt", "negative_prompt"):
-        text = fields.get(name)
-        if text is not None and _FORM_LIST.match(text):
-            values[name] = parse_json(text)
-    try:
-        request = SegmentFields.model_validate(values, strict=False)
-    except ValidationError as error:
-        raise _refusal(error) from None
-    _check(request)
-    return request
 
 
 def plain_prompt(prompt: str | list[str | ClassItem]) -> str | list[str | dict[str, Any]]:
@@ -119,62 +81,3 @@ def plain_prompt(prompt: str | list[str | ClassItem]) -> str | list[str | dict[s
     if isinstance(prompt, str):
         return prompt
     return [item if isinstance(item, str) else item.model_dump(exclude_none=True) for item in prompt]
-
-
-def _check(request: SegmentFields) -> None:
-    if request.min_area > request.max_area:
-        raise ApiError("invalid_value", "must not exceed max_area", "min_area")
-
-
-def _refusal(error: ValidationError) -> ApiError:
-    """The first fault that pydantic found, in our own words."""
-    fault = error.errors(include_url=False, include_input=False)[0]
-    kind, context = fault["type"], fault.get("ctx", {})
-    if kind == "missing":
-        message = "this field is required"
-    elif kind == "extra_forbidden":
-        message = "there is no such field"
-    elif kind == "literal_error":
-        message = f"must be one of {context['expected']}"
-    elif kind in ("greater_than_equal", "less_than_equal"):
-        message = "must be at least {ge}" if kind == "greater_than_equal" else "must be at most {le}"
-        message = message.format(**context)
-    elif kind == "too_long":
-        message = f"may have at most {context['max_length']} items"
-    elif kind == "string_too_long":
-        message = f"may have at most {context['max_length']} characters"
-    elif kind == "finite_number":
-        message = "must be a finite number"
-    elif kind == "string_unicode":
-        message = "is not valid Unicode"
-    else:
-        message = _EXPECTED.get(kind.partition("_")[0], "this value is not valid")
-    return ApiError("invalid_value", message, _param(fault["loc"]))
-
-
-_EXPECTED = {
-    "string": "must be a string",
-    "float": "must be a number",
-    "int": "must be an integer",
-    "bool": "must be true or false",
-    "list": "must be a string or a list",
-    "model": "must be an object",
-    "dict": "must be an object",
-}
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-
-
-def _param(location: tuple[int | str, ...]) -> str | None:
-    """`prompt[2].box_threshold`. A name that the caller made up is shown only where it looks like a field's name."""
-    path = ""
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif part.startswith("<"):
-            continue
-        elif _NAME.fullmatch(part):
-            path += f".{part}" if path else part
-        else:
-            break
-    return path or None

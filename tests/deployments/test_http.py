@@ -13,9 +13,11 @@ import httpx
 import numpy as np
 import pytest
 
-from deployments.http.app import FIELDS_BYTES, base64_length, build, in_pieces
+from deployments.http.app import build, in_pieces
 from deployments.http.body import MAX_PARTS
 from deployments.http.errors import STATUS
+from deployments.http.reading import base64_length
+from deployments.http.schemas import SegmentFields
 from deployments.ingress import Ingress, ServedModel
 from deployments.retry import StageLostError
 from pipeline.errors import StageError
@@ -411,7 +413,7 @@ def test_limits_hold_at_the_limit_and_not_beyond() -> None:
 @pytest.mark.parametrize("announce", [True, False])
 def test_a_body_over_the_limit_is_not_read_to_its_end(announce: bool) -> None:
     service = Service()
-    limit = base64_length(LIMITS.max_bytes) + FIELDS_BYTES
+    limit = base64_length(LIMITS.max_bytes) + SegmentFields.room
     chunk = b" " * 65536
     sent = 0
 

@@ -1,0 +1,127 @@
+"""Bodies -> checked models. Unknown fields are refused; numbers are finite and bounded; nothing is ignored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deployments.http.body import parse_json
+from deployments.http.errors import ApiError
+
+
+class Fields(BaseModel):
+    """What all parts of a request have in common."""
+
+    # strict: "0.5" is no number and 1 is no boolean. hide_input: nothing of the caller's is copied into an error.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+    room: ClassVar[int] = 2**20
+    """Bytes that all fields but the image may take."""
+    json_text: ClassVar[Mapping[str, str]] = {}
+    """Fields that a form gives as JSON, if their text matches this pattern."""
+
+    def check(self) -> None:
+        """What concerns several fields at once. Raises ApiError."""
+
+
+class ImageInput(Fields):
+    """The picture. `base64` is the one kind that is available yet."""
+
+    type: Literal["base64", "url", "id"]
+    value: Annotated[str, Field(min_length=1)]
+
+
+class WithImage(Fields):
+    """A JSON body; a form brings the picture as a file."""
+
+    image: ImageInput
+
+
+F = TypeVar("F", bound=Fields)
+
+
+def from_json(body: Any, model: type[F]) -> F:
+    """The request in a parsed JSON body; `model` is a `WithImage`. Raises ApiError."""
+    try:
+        request = model.model_validate(body)
+    except ValidationError as error:
+        raise _refusal(error) from None
+    assert isinstance(request, WithImage)
+    if request.image.type != "base64":
+        raise ApiError("invalid_value", "this kind of image is not available yet; send base64", "image.type")
+    request.check()
+    return request
+
+
+def from_form(fields: Mapping[str, str], model: type[F]) -> F:
+    """The request in the text fields of a form: numbers and booleans as text, what is nested as JSON text."""
+    values: dict[str, Any] = dict(fields)
+    for name, pattern in model.json_text.items():
+        text = fields.get(name)
+        if text is not None and re.match(pattern, text):
+            values[name] = parse_json(text)
+    try:
+        request = model.model_validate(values, strict=False)
+    except ValidationError as error:
+        raise _refusal(error) from None
+    request.check()
+    return request
+
+
+def _refusal(error: ValidationError) -> ApiError:
+    """The first fault that pydantic found, in our own words."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind == "missing":
+        message = "this field is required"
+    elif kind == "extra_forbidden":
+        message = "there is no such field"
+    elif kind == "literal_error":
+        message = f"must be one of {context['expected']}"
+    elif kind in ("greater_than_equal", "less_than_equal"):
+        message = "must be at least {ge}" if kind == "greater_than_equal" else "must be at most {le}"
+        message = message.format(**context)
+    elif kind == "too_long":
+        message = f"may have at most {context['max_length']} items"
+    elif kind == "too_short":
+        message = f"must have at least {context['min_length']} items"
+    elif kind == "string_too_long":
+        message = f"may have at most {context['max_length']} characters"
+    elif kind == "finite_number":
+        message = "must be a finite number"
+    elif kind == "string_unicode":
+        message = "is not valid Unicode"
+    else:
+        message = _EXPECTED.get(kind.partition("_")[0], "this value is not valid")
+    return ApiError("invalid_value", message, _param(fault["loc"]))
+
+
+_EXPECTED = {
+    "string": "must be a string",
+    "float": "must be a number",
+    "int": "must be an integer",
+    "bool": "must be true or false",
+    "list": "must be a list",
+    "model": "must be an object",
+    "dict": "must be an object",
+}
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+def _param(location: tuple[int | str, ...]) -> str | None:
+    """`prompt[2].box_threshold`. A name that the caller made up is shown only where it looks like a field's name."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.startswith("<"):
+            continue
+        elif _NAME.fullmatch(part):
+            path += f".{part}" if path else part
+        else:
+            break
+    return path or None
