@@ -9,7 +9,6 @@ import numpy as np
 from deployments.settings import StageSettings
 from deployments.stage_runner import StageRunner, model_threads
 from pipeline.bundle import Bundle
-from pipeline.mask_prompts import join, split
 from pipeline.models.architectures import segmenter_architecture
 from pipeline.stages import DecodeOptions, Embedding, MaskPrompts, Masks
 
@@ -28,15 +27,8 @@ class MaskDecoderDeployment:
     async def decode(
         self, embedding: Embedding, prompts: MaskPrompts, options: DecodeOptions, deadline: float | None = None
     ) -> Masks:
-        """Finished masks, one a prompt. Raises StageError; see `pipeline.mask_decoder.MaskDecoder`.
-
-        Part by part: memory does not grow with the prompts, and between two parts others have their turn.
-        """
-
-        async def of(part: MaskPrompts) -> Masks:
-            return await self._runner.run(lambda: self._stage.prepare(embedding, part, options, deadline), deadline)
-
-        return join([await of(part) for part in split(prompts)])
+        """Finished masks, one a prompt. Raises StageError; see `pipeline.mask_decoder.MaskDecoder`."""
+        return await self._runner.run(lambda: self._stage.prepare(embedding, prompts, options, deadline), deadline)
 
 
 def _blank(architecture: str) -> tuple[Embedding, MaskPrompts]:

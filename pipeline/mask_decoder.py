@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from segment_anything.modeling import Sam
 
 from pipeline.bundle import Bundle, load_weights
 from pipeline.errors import StageError
-from pipeline.mask_prompts import join, split
-from pipeline.masks import encode_crop
 from pipeline.models import sam as sam_model
 from pipeline.models.architectures import SegmenterArchitecture, segmenter_architecture
-from pipeline.stages import RLE, DecodeOptions, Embedding, Float32Array, MaskPrompts, Masks
+from pipeline.models.sam_upsampling import full_size
+from pipeline.stages import DecodeOptions, Embedding, Float32Array, MaskPrompts, Masks
 
 _MAX_PROMPTS = 32  # boxes in one pass: at official sizes they take 1 GB
 _POINTS_LIKE_A_PROMPT = 50  # attention maps of a point: about 0.4 MB
+_PART = 192  # low-resolution masks to keep at a time: 50 MB at official sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,51 +207,39 @@ class MaskDecoder:
         for one in logits:
             if item.deadline is not None and time.time() >= item.deadline:
                 raise StageError("deadline_exceeded", "the request's time was over before all masks were made")
-            made.append(_finish(one, item.embedding, self.arch.image_size))
+            made.append(full_size(one, item.embedding, self.arch.image_size))
         areas = np.array([area for _, area in made], np.int32)
         return Masks(tuple(rle for rle, _ in made), scores, areas, logits if item.options.low_res else None)
+
+    def split(self, item: DecoderItem, max_cost: int | None) -> list[DecoderItem]:
+        """Items of at most `max_cost` low-resolution masks each, if one prompt's do not exceed it."""
+        count = max(1, (_PART if max_cost is None else max_cost) // item.depth)
+        if len(item.prompts) <= count:
+            return [item]
+        return [
+            replace(item, prompts=item.prompts[start : start + count]) for start in range(0, len(item.prompts), count)
+        ]
+
+    def merge(self, item: DecoderItem, parts: Sequence[Masks]) -> Masks:
+        """The masks of all parts of `item`, in their order."""
+        low_res = [part.low_res for part in parts if part.low_res is not None]
+        alternatives = [one for part in parts for one in part.alternatives or ()]
+        return Masks(
+            rles=tuple(rle for part in parts for rle in part.rles),
+            mask_scores=np.concatenate([part.mask_scores for part in parts]),
+            areas=np.concatenate([part.areas for part in parts]),
+            low_res=np.concatenate(low_res) if item.options.low_res else None,
+            alternatives=tuple(alternatives) if item.depth > 1 else None,
+        )
 
     def decode(
         self, embedding: Embedding, prompts: MaskPrompts, options: DecodeOptions, deadline: float | None = None
     ) -> Masks:
-        """`prepare`, `forward` and `finish` for one image, part by part: memory does not grow with the prompts."""
-
-        def of(part: MaskPrompts) -> Masks:
-            item = self.prepare(embedding, part, options, deadline)
-            return self.finish(item, self.forward([item])[0])
-
-        return join([of(part) for part in split(prompts)])
+        """All of the above for one image; part by part, so that memory does not grow with the prompts."""
+        item = self.prepare(embedding, prompts, options, deadline)
+        parts = [self.finish(part, self.forward([part])[0]) for part in self.split(item, None)]
+        return self.merge(item, parts)
 
 
 def _scaled_points(points: Float32Array, scale: Any) -> Float32Array:
     return np.concatenate((points[:, :2] * scale, points[:, 2:]), 1).astype(np.float32)
-
-
-@lru_cache(maxsize=8)  # up to 34 MB each; one image needs two
-def _resampling(low: int, model: int, kept: int, out: int) -> Float32Array:
-    """`Sam.postprocess_masks` along one axis, as a matrix `(out, low)`.
-
-    It resizes `low` to `model`, crops to `kept`, and resizes to `out`; both steps are linear, and separable by axis.
-    """
-    basis = torch.eye(low)[None]
-    upsampled = F.interpolate(basis, size=model, mode="linear", align_corners=False)[..., :kept]
-    return F.interpolate(upsampled, size=out, mode="linear", align_corners=False)[0].T.contiguous().numpy()
-
-
-def _finish(logits: Float32Array, embedding: Embedding, model: int) -> tuple[RLE, int]:
-    """The mask at full size and its area, from `4Sx4S` logits: `Sam.postprocess_masks`, then `> 0`.
-
-    Weights are never negative, so only rows and columns that a positive logit reaches can be inside the mask: the rest
-    is not computed.
-    """
-    (height, width), (kept_height, kept_width) = embedding.image_size, embedding.input_size
-    rows = _resampling(logits.shape[0], model, kept_height, height)
-    columns = _resampling(logits.shape[1], model, kept_width, width)
-    positive = logits > 0
-    y = np.flatnonzero(rows[:, positive.any(1)].any(1))
-    x = np.flatnonzero(columns[:, positive.any(0)].any(1))
-    if len(y) == 0 or len(x) == 0:
-        return encode_crop(np.zeros((0, 0), bool), (0, 0), (height, width)), 0
-    y0, y1, x0, x1 = int(y[0]), int(y[-1]) + 1, int(x[0]), int(x[-1]) + 1
-    window = rows[y0:y1] @ logits @ columns[x0:x1].T > 0
-    return encode_crop(window, (y0, x0), (height, width)), int(window.sum())

@@ -1,4 +1,4 @@
-"""Boxes, points and earlier masks as a caller gives them -> `MaskPrompts`, checked; and many prompts in parts."""
+"""Boxes, points and earlier masks as a caller gives them -> `MaskPrompts`, checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import StageError
-from pipeline.stages import DecodeOptions, Float32Array, MaskPrompts, Masks
+from pipeline.stages import DecodeOptions, Float32Array, MaskPrompts
 
 MAX_INSTANCES = 1000
 MAX_POINTS = 100
@@ -19,8 +19,6 @@ MAX_POINTS = 100
 MAX_LOW_RES = 64
 """Instances with `low_res` or `mask_input`. At official sizes each mask is 128 KiB, 171 KiB as base64, and with
 `multimask` an instance returns four of them: 44 MiB in all."""
-PART = 64
-"""Prompts that are decoded at a time. With alternatives they are 192 low-resolution masks, 50 MB."""
 
 Numbers = Sequence[Any] | npt.NDArray[Any]
 """Nested sequences of numbers, or arrays; what shape is said where it is used."""
@@ -79,38 +77,6 @@ def fit(prompts: MaskPrompts, size: tuple[int, int]) -> tuple[MaskPrompts, tuple
     clipped = int((boxes != prompts.boxes).any(1).sum())
     warnings = (f"{clipped} of the boxes reached beyond the image and were clipped to it",) if clipped else ()
     return replace(prompts, boxes=boxes), warnings
-
-
-def split(prompts: MaskPrompts) -> list[MaskPrompts]:
-    """The prompts in parts of at most `PART`, so that memory does not grow with their number."""
-    if len(prompts) <= PART:
-        return [prompts]
-    starts = range(0, len(prompts), PART)
-    # The last part takes all that is left, so that lists of unequal lengths are seen for what they are.
-    parts = [slice(start, start + PART if start + PART < len(prompts) else None) for start in starts]
-    return [
-        MaskPrompts(
-            boxes=None if prompts.boxes is None else prompts.boxes[part],
-            points=None if prompts.points is None else prompts.points[part],
-            mask_inputs=None if prompts.mask_inputs is None else prompts.mask_inputs[part],
-        )
-        for part in parts
-    ]
-
-
-def join(parts: Sequence[Masks]) -> Masks:
-    """The masks of all parts, at least one, in their order; all parts answer the same options."""
-    if len(parts) == 1:
-        return parts[0]
-    low_res = [part.low_res for part in parts if part.low_res is not None]
-    alternatives = [part.alternatives for part in parts if part.alternatives is not None]
-    return Masks(
-        rles=tuple(rle for part in parts for rle in part.rles),
-        mask_scores=np.concatenate([part.mask_scores for part in parts]),
-        areas=np.concatenate([part.areas for part in parts]),
-        low_res=np.concatenate(low_res) if low_res else None,
-        alternatives=tuple(one for part in alternatives for one in part) if alternatives else None,
-    )
 
 
 def _boxes(given: Numbers) -> Float32Array:
