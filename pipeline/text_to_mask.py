@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +17,14 @@ from pipeline.detector import Detector
 from pipeline.image import decode, from_pil
 from pipeline.image_encoder import ImageEncoder
 from pipeline.mask_decoder import MaskDecoder
+from pipeline.mask_prompts import Numbers, fit, parse_mask_prompts
+from pipeline.mask_result import MaskResult, assemble_masks
 from pipeline.prompt import Prompt, parse_classes
 from pipeline.result import Result, assemble
+from pipeline.seams import limit, merge
 from pipeline.selection import NmsMode, SelectionOptions, select
 from pipeline.stages import DecodeOptions, DetectRequest, ImageSource, MaskPrompts, Masks, UInt8Array
+from pipeline.tiling import Tiling, parse_tile, plan
 
 AnyImage = str | Path | ImageSource | Image.Image
 """A path; encoded bytes; an upright `HxWx3` uint8 RGB array; or a PIL image."""
@@ -84,6 +91,7 @@ class TextToMask:
         max_area: float = 1.0,
         max_detections: int = 100,
         multimask: bool = False,
+        tile: Literal["auto"] | Mapping[str, int] | None = None,
     ) -> Result:
         """Finds and masks every instance of the classes that `prompt` names.
 
@@ -95,6 +103,7 @@ class TextToMask:
             box_threshold, text_threshold: 0 to 1; the detector bundle's own where None.
             nms, nms_threshold, negative_iou, min_area, max_area, max_detections: see `SelectionOptions`.
             multimask: the best of SAM's three masks by predicted IoU, instead of its single one.
+            tile: for large images: `{"size", "overlap"}` in pixels, or `"auto"`; see `pipeline.tiling.plan`.
 
         Returns:
             instances by falling score; masks as RLE of the upright image.
@@ -111,6 +120,12 @@ class TextToMask:
         )
         options = SelectionOptions(nms, nms_threshold, negative_iou, min_area, max_area, max_detections)
         pixels = load_image(image)
+        if tile is not None:
+            height, width, _ = pixels.shape
+            count = len(request.classes) + len(request.negatives)
+            tiling = plan((height, width), parse_tile(tile), self.detector.arch.short_side, count)
+            if tiling is not None:
+                return self._predict_tiled(pixels, request, options, DecodeOptions(multimask), tiling)
         detections = self.detector.detect(pixels, request)
         detected = time.perf_counter()
         kept, removed = select(detections, options)
@@ -120,15 +135,89 @@ class TextToMask:
             embedding = self.image_encoder.encode(pixels)
             encoded = time.perf_counter()
             masks = self.mask_decoder.decode(embedding, MaskPrompts(boxes=kept.boxes), DecodeOptions(multimask))
-        end = time.perf_counter()
-        timings = {
-            "detect": detected - start,
-            "encode": encoded - detected,
-            "masks": end - encoded,
-            "total": end - start,
-        }
-        timings_ms = {name: round(1000 * seconds, 1) for name, seconds in timings.items()}
+        timings_ms = _timings_ms(start, detected, encoded)
         return assemble(request, kept, removed, masks, model=self.name, timings_ms=timings_ms)
+
+    def masks(
+        self,
+        image: AnyImage,
+        *,
+        boxes: Numbers | None = None,
+        points: Numbers | None = None,
+        mask_input: Numbers | None = None,
+        multimask: bool = False,
+        low_res: bool = False,
+    ) -> MaskResult:
+        """Masks the instances that boxes or points show, one a prompt. No text, no detector.
+
+        Those of `boxes`, `points` and `mask_input` that are given have equal lengths; at least one of the first two.
+        What each may hold, and how many: `pipeline.mask_prompts`.
+
+        Args:
+            image: see `AnyImage`.
+            boxes: N of `x0, y0, x1, y1`, in pixels of the upright image; clipped to it.
+            points: of one instance, a list of `x, y, label` (1 foreground, 0 background); or N such lists.
+            mask_input: N low-resolution masks, the `low_res` of earlier results.
+            multimask: the best of SAM's three masks by predicted IoU, and all three as `alternatives`.
+            low_res: also return the logits.
+
+        Raises:
+            StageError: the image or an argument is refused.
+        """
+        start = time.perf_counter()
+        options = DecodeOptions(multimask, low_res, alternatives=multimask)
+        prompts = parse_mask_prompts(boxes, points, mask_input, options)
+        pixels = load_image(image)
+        size = (pixels.shape[0], pixels.shape[1])
+        prompts, warnings = fit(prompts, size)
+        embedding = self.image_encoder.encode(pixels)
+        encoded = time.perf_counter()
+        masks = self.mask_decoder.decode(embedding, prompts, options)
+        result = assemble_masks(prompts, masks, size, model=self.name, warnings=warnings)
+        timings_ms = _timings_ms(start, start, encoded)
+        del timings_ms["detect"]
+        return replace(result, timings_ms=timings_ms)
+
+    def _predict_tiled(
+        self,
+        pixels: UInt8Array,
+        request: DetectRequest,
+        options: SelectionOptions,
+        decoding: DecodeOptions,
+        tiling: Tiling,
+    ) -> Result:
+        """Every tile through the detector; those in which something was found through the segmenter; one answer."""
+        start = time.perf_counter()
+        kept = []
+        removed = Counter(negatives=0, nms=0, area=0, cap=0)
+        for number, region in enumerate(tiling.regions):
+            found = self.detector.detect(pixels, replace(request, region=region))
+            admitted, left_out = tiling.admit(found, number, options)
+            kept.append(admitted)
+            removed.update(left_out)
+        kept, over = limit(kept)
+        removed["cap"] += over
+        detected = time.perf_counter()
+        masks, encoding = [], 0.0
+        for region, some in zip(tiling.regions, kept, strict=True):
+            if not len(some):
+                masks.append(Masks((), np.zeros(0, np.float32)))
+                continue
+            begin = time.perf_counter()
+            embedding = self.image_encoder.encode(pixels, region=region)
+            encoding += time.perf_counter() - begin
+            masks.append(self.mask_decoder.decode(embedding, MaskPrompts(boxes=some.boxes), decoding))
+        merged, united, left_out = merge(tiling, kept, masks, options)
+        removed.update(left_out)
+        timings_ms = _timings_ms(start, detected, detected + encoding)
+        return assemble(request, merged, dict(removed), united, model=self.name, timings_ms=timings_ms)
+
+
+def _timings_ms(start: float, detected: float, encoded: float) -> dict[str, float]:
+    """Milliseconds of each stage until now."""
+    end = time.perf_counter()
+    spans = {"detect": detected - start, "encode": encoded - detected, "masks": end - encoded, "total": end - start}
+    return {name: round(1000 * seconds, 1) for name, seconds in spans.items()}
 
 
 def load_image(image: AnyImage) -> UInt8Array:
