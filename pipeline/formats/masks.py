@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.masks import decode, encode
-from pipeline.polygons import fill, trace
+from pipeline.polygon_fill import fill
+from pipeline.polygons import trace
 from pipeline.stages import RLE
 
 MaskForm = Literal["rle", "polygon", "png"]

@@ -16,7 +16,8 @@ from scipy import ndimage
 
 from pipeline.errors import StageError
 from pipeline.masks import decode, encode
-from pipeline.polygons import Part, fill, trace
+from pipeline.polygon_fill import fill
+from pipeline.polygons import Part, trace, trace_bridged
 from pipeline.stages import RLE
 
 repeatable = settings(derandomize=True, deadline=None, max_examples=150)
