@@ -14,7 +14,7 @@ from deployments.batcher import Batcher
 from deployments.logs import LOGGER
 from deployments.settings import StageSettings
 from pipeline.errors import StageError
-from pipeline.stages import Stage
+from pipeline.stages import Splittable, Stage
 
 logger = logging.getLogger(LOGGER)
 
@@ -30,12 +30,17 @@ class StageRunner(Generic[Item, Raw, Output]):
     Args:
         stage: the model; its `forward` is entered by one thread only.
         settings: batch limits, and how many threads do the CPU work.
+        clock: Unix time in seconds, against which deadlines are read.
     """
 
-    def __init__(self, stage: Stage[Item, Raw, Output], settings: StageSettings) -> None:
+    def __init__(
+        self, stage: Stage[Item, Raw, Output], settings: StageSettings, clock: Callable[[], float] = time.time
+    ) -> None:
         self._stage = stage
+        self._max_cost = settings.max_batch_cost
+        self._clock = clock
         self._batcher: Batcher[Item, Raw] = Batcher(
-            stage.forward, max_batch_size=settings.max_batch_size, max_batch_cost=settings.max_batch_cost
+            stage.forward, max_batch_size=settings.max_batch_size, max_batch_cost=settings.max_batch_cost, clock=clock
         )
         self._pool = ThreadPoolExecutor(settings.cpu_threads, thread_name_prefix="cpu")
 
@@ -56,6 +61,15 @@ class StageRunner(Generic[Item, Raw, Output]):
             StageError: always this, whatever failed, so that no exception text leaves the replica.
         """
         item = await self._in_pool(prepare, deadline)
+        if not isinstance(self._stage, Splittable):
+            return await self._part(item, deadline)
+        # One part after another: each queues anew, so that others take their turn in between, and what is given up or
+        # late meanwhile ends there.
+        parts = self._stage.split(item, self._max_cost)
+        outputs = [await self._part(part, deadline) for part in parts]
+        return outputs[0] if len(outputs) == 1 else self._stage.merge(item, outputs)
+
+    async def _part(self, item: Item, deadline: float | None) -> Output:
         raw = await self._batcher.submit(
             item, key=self._stage.batch_key(item), cost=self._stage.cost(item), deadline=deadline
         )
@@ -68,7 +82,7 @@ class StageRunner(Generic[Item, Raw, Output]):
     async def _in_pool(self, work: Callable[[], T], deadline: float | None) -> T:
         def guarded() -> T:
             # Checked when a thread takes it up: what waited too long, or was given up, is not computed.
-            if deadline is not None and time.time() >= deadline:
+            if deadline is not None and self._clock() >= deadline:
                 raise StageError("deadline_exceeded", "the request's time was over before it was computed")
             try:
                 return work()

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
 
 from pipeline.bundle import Bundle, load_weights
 from pipeline.errors import StageError
 from pipeline.image import crop, decode
+from pipeline.labelling import Criteria, Scores, candidates, criteria, merge
 from pipeline.models import groundingdino, groundingdino_build
 from pipeline.models.architectures import DetectorArchitecture, detector_architecture
 from pipeline.prompt import Caption, Tokenizer
-from pipeline.stages import Detections, DetectRequest, Float32Array, ImageSource, TextClass
+from pipeline.stages import Detections, DetectRequest, Float32Array, ImageSource
 
 # `groundingdino.util.inference.load_image`
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
-_MAX_FORWARD_PIXELS = 16 * 800 * 1344  # rows of one item (its captions) beyond this go through the model in turns
+# A caption is a row of the batch. Beyond this many pixels, rows go through the model in turns.
+_MAX_FORWARD_PIXELS = 16 * 800 * 1344
+# In process, a request of many captions runs in parts of so many, so that its memory does not grow with them.
+_MAX_PART_PIXELS, _MAX_PART_CAPTIONS = 4 * 800 * 1344, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +38,17 @@ class DetectorItem:
         pixels: `3xHxW` float32, resized and normalised, not yet padded.
         padded: `(height, width)` of the model input, a function of the image alone.
         size: `(height, width)` of the image or region.
-        classes: positives, then negatives.
-        captions: of `classes`.
-        box_thresholds: `(len(classes),)` float32.
+        captions: of the classes, then the negatives.
+        wanted: what a box needs to be a detection.
+        warnings: sentences for the caller.
     """
 
     pixels: Float32Array
     padded: tuple[int, int]
     size: tuple[int, int]
-    classes: tuple[TextClass, ...]
-    negatives_from: int
     captions: tuple[Caption, ...]
-    box_thresholds: Float32Array
-    text_threshold: float
+    wanted: Criteria
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """The model's answer to one caption: `QxL` token probabilities and `Qx4` boxes, `cxcywh` as shares of the image."""
-
-    tokens: Float32Array
-    boxes: Float32Array
 
 
 class Detector:
@@ -91,7 +83,6 @@ class Detector:
 
     def prepare(self, image: ImageSource, request: DetectRequest) -> DetectorItem:
         """Decodes, crops, resizes and tokenises. Raises StageError for a bad image or a class over the token budget."""
-        bundle = self.bundle
         self.tokenizer.captions(request.negatives, "negative_prompt")  # a fault there is that field's
         classes = (*request.classes, *request.negatives)
         if not request.classes:
@@ -103,17 +94,12 @@ class Detector:
         resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BILINEAR)
         normalised = (np.asarray(resized, np.float32) / np.float32(255) - MEAN) / STD
         step = self.arch.pad_multiple
-        default = bundle.box_threshold if request.box_threshold is None else request.box_threshold
-        thresholds = [default if one.box_threshold is None else one.box_threshold for one in classes]
         return DetectorItem(
             pixels=np.ascontiguousarray(normalised.transpose(2, 0, 1)),
             padded=(math.ceil(height / step) * step, math.ceil(width / step) * step),
             size=size,
-            classes=classes,
-            negatives_from=len(request.classes),
             captions=captions,
-            box_thresholds=np.array(thresholds, np.float32),
-            text_threshold=bundle.text_threshold if request.text_threshold is None else request.text_threshold,
+            wanted=criteria(request, self.bundle.box_threshold, self.bundle.text_threshold),
             warnings=tuple(
                 f"{one.label!r} holds no word that this model knows" for one in self.tokenizer.unknown(classes)
             ),
@@ -127,75 +113,74 @@ class Detector:
         """Captions: each is a row of the batch."""
         return len(item.captions)
 
+    def split(self, item: DetectorItem, max_cost: int | None = None) -> list[DetectorItem]:
+        """The item by groups of its captions: of `max_cost` at most, or without it as many as need little memory."""
+        if max_cost is None:
+            height, width = item.padded
+            max_cost = max(1, min(_MAX_PART_CAPTIONS, _MAX_PART_PIXELS // (height * width)))
+        starts = range(0, len(item.captions), max_cost)
+        return [replace(item, captions=item.captions[start : start + max_cost]) for start in starts]
+
     @torch.inference_mode()
     def forward(self, batch: Sequence[DetectorItem]) -> list[list[Scores]]:
         """One list of `Scores`, a caption each, for every item. All items share a `batch_key`."""
-        rows = [(item, caption) for item in batch for caption in item.captions]
+        rows = [(number, caption) for number, item in enumerate(batch) for caption in item.captions]
         height, width = batch[0].padded
         most = max(1, _MAX_FORWARD_PIXELS // (height * width))
-        scores = [s for start in range(0, len(rows), most) for s in self._rows(rows[start : start + most])]
-        answers, position = [], 0
-        for item in batch:
-            answers.append(scores[position : position + len(item.captions)])
-            position += len(item.captions)
+        answers: list[list[Scores]] = [[] for _ in batch]
+        for start in range(0, len(rows), most):
+            turn = rows[start : start + most]
+            for (number, _), scores in zip(turn, self._rows(batch, turn), strict=True):
+                answers[number].append(scores)
         return answers
 
-    def _rows(self, rows: Sequence[tuple[DetectorItem, Caption]]) -> list[Scores]:
-        height, width = rows[0][0].padded
-        images = torch.zeros((len(rows), 3, height, width))
-        padding = torch.ones((len(rows), height, width), dtype=torch.bool)
-        for row, (item, _) in enumerate(rows):
-            _, h, w = item.pixels.shape
-            images[row, :, :h, :w] = torch.from_numpy(item.pixels)
-            padding[row, :h, :w] = False
+    def _rows(self, batch: Sequence[DetectorItem], rows: Sequence[tuple[int, Caption]]) -> list[Scores]:
+        """`rows` are captions, each with the number of its item in `batch`, in rising order."""
+        numbers = sorted({number for number, _ in rows})
+        height, width = batch[0].padded
+        images = torch.zeros((len(numbers), 3, height, width))
+        padding = torch.ones((len(numbers), height, width), dtype=torch.bool)
+        for place, number in enumerate(numbers):
+            _, h, w = batch[number].pixels.shape
+            images[place, :, :h, :w] = torch.from_numpy(batch[number].pixels)
+            padding[place, :h, :w] = False
+        image_of = None if len(numbers) == len(rows) else torch.tensor([numbers.index(number) for number, _ in rows])
         text = groundingdino.text_batch([c.token_ids for _, c in rows], self._separators, self.tokenizer.pad_id)
-        memory = groundingdino.encode(self.model, images.to(self.device), padding.to(self.device), text.to(self.device))
+        memory = groundingdino.encode(
+            self.model,
+            images.to(self.device),
+            padding.to(self.device),
+            text.to(self.device),
+            None if image_of is None else image_of.to(self.device),
+        )
         proposals, proposal_boxes = groundingdino.propose(self.model, memory)
         queries = groundingdino.top_queries(self.model, proposals)
         logits, boxes = groundingdino.decode(self.model, memory, proposal_boxes, queries)
-        return self._scores(rows, logits[-1], boxes[-1])
-
-    def _scores(self, rows: Sequence[tuple[DetectorItem, Caption]], logits: Tensor, boxes: Tensor) -> list[Scores]:
-        tokens = logits[..., : max(len(c.token_ids) for _, c in rows)].sigmoid().float().cpu().numpy()
-        corners = boxes.float().cpu().numpy()
+        tokens = logits[-1][..., : memory.text.shape[1]].sigmoid().float().cpu().numpy()
+        corners = boxes[-1].float().cpu().numpy()
         return [Scores(tokens[i, :, : len(c.token_ids)], corners[i]) for i, (_, c) in enumerate(rows)]
 
     def finish(self, item: DetectorItem, raw: list[Scores]) -> Detections:
-        """Labels every query by its best span, and keeps what passes the thresholds."""
-        found = [self._candidates(item, caption, scores) for caption, scores in zip(item.captions, raw, strict=True)]
-        boxes, scores, text_scores, classes = (np.concatenate(column) for column in zip(*found, strict=True))
-        kept = (scores >= item.box_thresholds[classes]) & (text_scores >= item.text_threshold)
-        kept &= (boxes[:, 2:] > boxes[:, :2]).all(1)
-        ids = np.array([one.class_id for one in item.classes], np.int32)
-        ids[item.negatives_from :] = -1 - ids[item.negatives_from :]
-        return Detections(
-            boxes[kept],
-            scores[kept],
-            text_scores[kept],
-            ids[classes[kept]],
-            item.size,
-            passes=len(item.captions),
-            warnings=item.warnings,
-        )
+        """Of each caption the boxes that pass the thresholds, or in raw mode the best pairs of a box and a class."""
+        pairs = zip(item.captions, raw, strict=True)
+        return self.merge(item, [candidates(item.wanted, caption, scores, item.size) for caption, scores in pairs])
 
-    def _candidates(
-        self, item: DetectorItem, caption: Caption, scores: Scores
-    ) -> tuple[Float32Array, Float32Array, Float32Array, npt.NDArray[np.intp]]:
-        """Boxes `Qx4` xyxy in pixels, score, text score and index into `item.classes` of every query."""
-        means = np.stack([scores.tokens[:, a:b].mean(1) for a, b in caption.spans], 1)
-        highest = np.stack([scores.tokens[:, a:b].max(1) for a, b in caption.spans], 1)
-        best = means.argmax(1)
-        query = np.arange(len(best))
-        height, width = item.size
-        center, extent = scores.boxes[:, :2], scores.boxes[:, 2:] / 2
-        boxes = np.concatenate((center - extent, center + extent), 1).clip(0, 1)
-        boxes = boxes * np.array([width, height, width, height], np.float32)
-        return boxes, highest[query, best], means[query, best], np.array(caption.class_index)[best]
+    def merge(self, item: DetectorItem, parts: Sequence[Detections]) -> Detections:
+        """One answer from those of the parts of `item`, in their order."""
+        return merge(item.wanted, parts, item.warnings)
 
     def detect(self, image: ImageSource, request: DetectRequest, deadline: float | None = None) -> Detections:
-        """`prepare`, `forward` and `finish` for one item. The deadline matters to the service only."""
+        """Candidate boxes of one image, its captions a few at a time.
+
+        Raises StageError for a bad image or prompt, and `deadline_exceeded` where a part of the work would begin late.
+        """
         item = self.prepare(image, request)
-        return self.finish(item, self.forward([item])[0])
+        parts = []
+        for part in self.split(item):
+            if deadline is not None and time.time() >= deadline:
+                raise StageError("deadline_exceeded", "the request's time was over before it was computed")
+            parts.append(self.finish(part, self.forward([part])[0]))
+        return self.merge(item, parts)
 
 
 def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:

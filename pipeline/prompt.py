@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import StageError
+from pipeline.packing import pack
 from pipeline.stages import TextClass
 
 Prompt = str | Sequence[str | Mapping[str, Any]]
@@ -83,7 +84,9 @@ def parse_classes(
         normalised = normalise(_sound(text, param))
         if all(unicodedata.category(c) in _INVISIBLE for c in normalised):
             raise StageError("invalid_value", f"item {class_id} has no text", param)
-        classes.setdefault(normalised, TextClass(class_id, text.strip(), normalised, threshold))
+        # An accent composed or apart is one text, to people and to the model.
+        same = unicodedata.normalize("NFC", normalised)
+        classes.setdefault(same, TextClass(class_id, text.strip(), normalised, threshold))
     return tuple(classes.values())
 
 
@@ -170,30 +173,26 @@ class Tokenizer:
         return list(self._pieces.encode(text, add_special_tokens=False).ids)
 
     def captions(self, classes: Sequence[TextClass], param: str = "prompt") -> list[Caption]:
-        """Pack classes, in their order, into as few captions as that order allows.
+        """Pack classes into few captions: in their order where that needs no more, see `pipeline.packing.pack`.
 
         Raises:
             StageError: `invalid_value`, where one class alone exceeds the budget or has no word piece.
         """
-        captions: list[Caption] = []
-        ids: list[int] = [self.cls_id]
-        members: list[int] = []
-        spans: list[tuple[int, int]] = []
-        for index, item in enumerate(classes):
-            pieces = self.encode(item.text)
-            if not pieces:
-                raise StageError("invalid_value", "a class has no text that the model can read", param)
-            if len(pieces) + 3 > self.max_tokens:  # [CLS] pieces . [SEP]
-                raise StageError("invalid_value", f"a class exceeds the model's {self.max_tokens} tokens", param)
-            if len(ids) + len(pieces) + 2 > self.max_tokens:
-                captions.append(Caption((*ids, self.sep_id), tuple(members), tuple(spans)))
-                ids, members, spans = [self.cls_id], [], []
-            members.append(index)
-            spans.append((len(ids), len(ids) + len(pieces)))
-            ids += [*pieces, self.dot_id]
-        if members:
-            captions.append(Caption((*ids, self.sep_id), tuple(members), tuple(spans)))
-        return captions
+        pieces = [self.encode(item.text) for item in classes]
+        if not all(pieces):
+            raise StageError("invalid_value", "a class has no text that the model can read", param)
+        if max(map(len, pieces), default=0) + 3 > self.max_tokens:  # [CLS] pieces . [SEP]
+            raise StageError("invalid_value", f"a class exceeds the model's {self.max_tokens} tokens", param)
+        bins = pack([len(ids) + 1 for ids in pieces], self.max_tokens - 2)
+        return [self._caption(members, pieces) for members in bins]
+
+    def _caption(self, members: Sequence[int], pieces: Sequence[Sequence[int]]) -> Caption:
+        ids = [self.cls_id]
+        spans = []
+        for index in members:
+            spans.append((len(ids), len(ids) + len(pieces[index])))
+            ids += [*pieces[index], self.dot_id]
+        return Caption((*ids, self.sep_id), tuple(members), tuple(spans))
 
     def unknown(self, classes: Sequence[TextClass]) -> tuple[TextClass, ...]:
         """The classes of which the vocabulary knows no word piece: the model cannot tell them apart."""

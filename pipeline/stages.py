@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ UInt8Array = npt.NDArray[np.uint8]
 Input = TypeVar("Input", contravariant=True)
 Raw = TypeVar("Raw")
 Output = TypeVar("Output", covariant=True)
+Item = TypeVar("Item")
+Whole = TypeVar("Whole")
 
 ImageSource = bytes | UInt8Array
 """Encoded JPEG, PNG or WebP bytes; or, in process, an upright `HxWx3` uint8 RGB array."""
@@ -206,3 +208,16 @@ class Stage(Protocol[Input, Raw, Output]):
     def forward(self, batch: Sequence[Input]) -> list[Raw]: ...
 
     def finish(self, item: Input, raw: Raw) -> Output: ...
+
+
+@runtime_checkable
+class Splittable(Protocol[Item, Whole]):
+    """A stage whose items can be run in parts, so that a large one neither blocks others nor outlives its caller.
+
+    `split` gives items of at most `max_cost` each (of as much as needs little memory, for None), and `merge` makes the
+    output of the item from those of all its parts, in their order. One part is the item itself.
+    """
+
+    def split(self, item: Item, max_cost: int | None) -> Sequence[Item]: ...
+
+    def merge(self, item: Item, parts: Sequence[Whole]) -> Whole: ...

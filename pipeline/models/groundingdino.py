@@ -93,29 +93,21 @@ class Memory:
         return {"encoded_text": self.text, "text_token_mask": self.token_mask}
 
 
-def encode(model: Any, images: Tensor, padding: Tensor, text: TextBatch) -> Memory:
+def encode(model: Any, images: Tensor, padding: Tensor, text: TextBatch, image_of: Tensor | None = None) -> Memory:
     """Backbone, BERT and feature enhancer: `GroundingDINO.forward` up to the end of `Transformer.encoder`.
 
     Args:
-        images: `Bx3xHxW` float32, normalised, zero on padding.
-        padding: `BxHxW` bool, True on padding.
-        text: the captions.
+        images: `Nx3xHxW` float32, normalised, zero on padding.
+        padding: `NxHxW` bool, True on padding.
+        text: the captions, B of them.
+        image_of: `B` int64, the image that each caption is about; None where the n-th caption is about the n-th image.
+            The backbone does not read the text, so it runs once an image, however many captions there are.
     """
-    nested = importlib.import_module("groundingdino.util.misc").NestedTensor
     bert = model.bert(text.input_ids, attention_mask=text.self_attention, position_ids=text.position_ids)
     encoded_text = model.feat_map(bert["last_hidden_state"])
-
-    features, positions = model.backbone(nested(images, padding))
-    maps: list[Tensor] = []
-    masks: list[Tensor] = []
-    for level, feature in enumerate(features):
-        tensor, mask = feature.decompose()
-        maps.append(model.input_proj[level](tensor))
-        masks.append(mask)
-    for level in range(len(features), model.num_feature_levels):
-        maps.append(model.input_proj[level](features[-1].tensors if level == len(features) else maps[-1]))
-        masks.append(nn.functional.interpolate(padding[None].float(), size=maps[-1].shape[-2:]).to(torch.bool)[0])
-        positions.append(model.backbone[1](nested(maps[-1], masks[-1])).to(maps[-1].dtype))
+    maps, masks, positions = _feature_maps(model, images, padding)
+    if image_of is not None:
+        maps, masks, positions = ([level[image_of] for level in levels] for levels in (maps, masks, positions))
 
     transformer = model.transformer
     shapes = [tuple(m.shape[-2:]) for m in maps]
@@ -143,6 +135,23 @@ def encode(model: Any, images: Tensor, padding: Tensor, text: TextBatch) -> Memo
     return Memory(
         memory_image, memory_text, flat_padding, pos, spatial_shapes, level_start, valid_ratios, text.token_mask
     )
+
+
+def _feature_maps(model: Any, images: Tensor, padding: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """For each level the projected features `NxCxhxw`, their padding `Nxhxw` and their positions `NxCxhxw`."""
+    nested = importlib.import_module("groundingdino.util.misc").NestedTensor
+    features, positions = model.backbone(nested(images, padding))
+    maps: list[Tensor] = []
+    masks: list[Tensor] = []
+    for level, feature in enumerate(features):
+        tensor, mask = feature.decompose()
+        maps.append(model.input_proj[level](tensor))
+        masks.append(mask)
+    for level in range(len(features), model.num_feature_levels):
+        maps.append(model.input_proj[level](features[-1].tensors if level == len(features) else maps[-1]))
+        masks.append(nn.functional.interpolate(padding[None].float(), size=maps[-1].shape[-2:]).to(torch.bool)[0])
+        positions.append(model.backbone[1](nested(maps[-1], masks[-1])).to(maps[-1].dtype))
+    return maps, masks, positions
 
 
 def propose(model: Any, memory: Memory) -> tuple[Tensor, Tensor]:
