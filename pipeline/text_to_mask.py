@@ -92,6 +92,7 @@ class TextToMask:
         max_detections: int = 100,
         multimask: bool = False,
         tile: Literal["auto"] | Mapping[str, int] | None = None,
+        raw: bool = False,
     ) -> Result:
         """Finds and masks every instance of the classes that `prompt` names.
 
@@ -104,6 +105,9 @@ class TextToMask:
             nms, nms_threshold, negative_iou, min_area, max_area, max_detections: see `SelectionOptions`.
             multimask: the best of SAM's three masks by predicted IoU, instead of its single one.
             tile: for large images: `{"size", "overlap"}` in pixels, or `"auto"`; see `pipeline.tiling.plan`.
+            raw: as the published COCO evaluation: the best `max_detections` pairs of a box and a class, by mean token
+                probability (which is both scores). Thresholds, a class's own too, and NMS do not apply, areas do; a
+                negative prompt is refused.
 
         Returns:
             instances by falling score; masks as RLE of the upright image.
@@ -117,8 +121,9 @@ class TextToMask:
             negatives=() if negative_prompt is None else parse_classes(negative_prompt, mode, "negative_prompt"),
             box_threshold=box_threshold,
             text_threshold=text_threshold,
+            top_k=max_detections if raw else None,
         )
-        options = SelectionOptions(nms, nms_threshold, negative_iou, min_area, max_area, max_detections)
+        options = SelectionOptions("off" if raw else nms, nms_threshold, negative_iou, min_area, max_area, max_detections)
         pixels = load_image(image)
         if tile is not None:
             height, width, _ = pixels.shape

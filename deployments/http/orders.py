@@ -23,9 +23,10 @@ def order_of(fields: SegmentFields) -> Order:
             negatives=negatives,
             box_threshold=fields.box_threshold,
             text_threshold=fields.text_threshold,
+            top_k=fields.max_detections if fields.raw else None,
         ),
         selection=SelectionOptions(
-            nms=fields.nms,
+            nms="off" if fields.raw else fields.nms,
             nms_threshold=fields.nms_threshold,
             negative_iou=fields.negative_iou,
             min_area=fields.min_area,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from deployments.http.errors import ApiError
 from deployments.http.fields import Fields, WithImage
@@ -66,10 +66,24 @@ class SegmentFields(Fields):
         Literal["rle", "polygon", "png", "none"],
         Field(description="COCO run lengths; rings in pixel corners; a PNG of 0 and 255; or boxes only."),
     ] = "rle"
+    raw: Annotated[
+        bool,
+        Field(
+            description="As the published COCO evaluation: the best `max_detections` pairs of a box and a class, by mean "
+            "token probability (`score` and `text_score`). Thresholds, a class's own too, and `nms` do not apply; areas "
+            "do. Not with `negative_prompt`."
+        ),
+    ] = False
 
     def check(self) -> None:
         if self.min_area > self.max_area:
             raise ApiError("invalid_value", "must not exceed max_area", "min_area")
+
+
+class SegmentForm(SegmentFields):
+    """The same fields as a form. A list in `prompt` is JSON text."""
+
+    model_config = ConfigDict(strict=False)
 
 
 class SegmentRequest(SegmentFields, WithImage):
