@@ -123,12 +123,13 @@ class TextToMask:
             text_threshold=text_threshold,
             top_k=max_detections if raw else None,
         )
-        options = SelectionOptions("off" if raw else nms, nms_threshold, negative_iou, min_area, max_area, max_detections)
+        options = SelectionOptions(
+            "off" if raw else nms, nms_threshold, negative_iou, min_area, max_area, max_detections
+        )
         pixels = load_image(image)
         if tile is not None:
             height, width, _ = pixels.shape
-            count = len(request.classes) + len(request.negatives)
-            tiling = plan((height, width), parse_tile(tile), self.detector.arch.short_side, count)
+            tiling = plan((height, width), parse_tile(tile), self.detector.arch.short_side, request)
             if tiling is not None:
                 return self._predict_tiled(pixels, request, options, DecodeOptions(multimask), tiling)
         detections = self.detector.detect(pixels, request)

@@ -69,9 +69,9 @@ class SegmentFields(Fields):
     raw: Annotated[
         bool,
         Field(
-            description="As the published COCO evaluation: the best `max_detections` pairs of a box and a class, by mean "
-            "token probability (`score` and `text_score`). Thresholds, a class's own too, and `nms` do not apply; areas "
-            "do. Not with `negative_prompt`."
+            description="As the published COCO evaluation: the best `max_detections` pairs of a box and a class, by "
+            "mean token probability (`score` and `text_score`). Thresholds, a class's own too, and `nms` do not "
+            "apply; areas do. Not with `negative_prompt`."
         ),
     ] = False
 
