@@ -18,10 +18,10 @@ from deployments.http import errors, openapi
 from deployments.http.deadline import deadline_of
 from deployments.http.errors import ApiError
 from deployments.http.fields import F
-from deployments.http.mask_schemas import MasksFields, MasksRequest
+from deployments.http.mask_schemas import MasksForm, MasksRequest
 from deployments.http.orders import mask_order_of, order_of
 from deployments.http.reading import read_request
-from deployments.http.schemas import SegmentFields, SegmentRequest
+from deployments.http.schemas import SegmentForm, SegmentRequest
 from deployments.ingress import Ingress
 from pipeline import __version__
 
@@ -42,7 +42,7 @@ def build(ingress: Ingress, *, max_timeout_s: float) -> FastAPI:
     @answering
     async def segment(request: Request) -> Response:
         deadline = deadline_of(request.headers, time.time(), max_timeout_s)
-        image, fields = await read(request, deadline, SegmentRequest, SegmentFields)
+        image, fields = await read(request, deadline, SegmentRequest, SegmentForm)
         result = await ingress.segment(image, order_of(fields), ingress.model(fields.model), deadline)
         form = "rle" if fields.masks == "none" else fields.masks
         return await in_pieces(replace(result, id=request_id(request)).json_pieces(form), deadline)
@@ -50,7 +50,7 @@ def build(ingress: Ingress, *, max_timeout_s: float) -> FastAPI:
     @answering
     async def masks(request: Request) -> Response:
         deadline = deadline_of(request.headers, time.time(), max_timeout_s)
-        image, fields = await read(request, deadline, MasksRequest, MasksFields)
+        image, fields = await read(request, deadline, MasksRequest, MasksForm)
         result = await ingress.masks(image, mask_order_of(fields), ingress.model(fields.model), deadline)
         return await in_pieces(replace(result, id=request_id(request)).json_pieces(fields.masks), deadline)
 

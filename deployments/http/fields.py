@@ -57,14 +57,17 @@ def from_json(body: Any, model: type[F]) -> F:
 
 
 def from_form(fields: Mapping[str, str], model: type[F]) -> F:
-    """The request in the text fields of a form: numbers and booleans as text, what is nested as JSON text."""
+    """The request in the text fields of a form; `model` is not strict at its top, where numbers and booleans are text.
+
+    What is nested is JSON text. Raises ApiError.
+    """
     values: dict[str, Any] = dict(fields)
     for name, pattern in model.json_text.items():
         text = fields.get(name)
         if text is not None and re.match(pattern, text):
             values[name] = parse_json(text)
     try:
-        request = model.model_validate(values, strict=False)
+        request = model.model_validate(values)
     except ValidationError as error:
         raise _refusal(error) from None
     request.check()

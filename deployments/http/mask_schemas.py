@@ -13,11 +13,11 @@ from pipeline.mask_prompts import MAX_INSTANCES, MAX_LOW_RES, MAX_POINTS
 
 _LOW_RES_CHARACTERS = 4 * -(-2 * MAX_SIDE**2 // 3)
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]  # strict inside a form too: it is JSON
 Box = Annotated[list[Number], Field(min_length=4, max_length=4)]
 Point = Annotated[list[Number], Field(min_length=3, max_length=3)]
 PointsOfOne = Annotated[list[Point], Field(max_length=MAX_POINTS)]
-Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+Side = Annotated[int, Field(strict=True, ge=1, le=MAX_SIDE)]
 
 
 def _depth(points: Any) -> str:
@@ -83,6 +83,12 @@ class MasksFields(Fields):
         Literal["rle", "polygon", "png", "none"],
         Field(description="COCO run lengths; rings in pixel corners; a PNG of 0 and 255; or no masks, all else."),
     ] = "rle"
+
+
+class MasksForm(MasksFields):
+    """The same fields as a form. Lists are JSON text."""
+
+    model_config = ConfigDict(strict=False)
 
 
 class MasksRequest(MasksFields, WithImage):

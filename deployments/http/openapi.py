@@ -8,8 +8,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from deployments.http.errors import STATUS
-from deployments.http.mask_schemas import LowRes, MasksFields, MasksRequest
-from deployments.http.schemas import SegmentFields, SegmentRequest
+from deployments.http.mask_schemas import LowRes, MasksForm, MasksRequest
+from deployments.http.schemas import SegmentForm, SegmentRequest
 
 _REF = "#/components/schemas/{model}"
 
@@ -141,18 +141,16 @@ def _schemas() -> dict[str, Any]:
     found: dict[str, Any] = {"Error": _ERROR, "MasksAnswer": _MASKS_ANSWER}
     models: dict[str, type[BaseModel]] = {
         "SegmentRequest": SegmentRequest,
-        "SegmentForm": SegmentFields,
+        "SegmentForm": SegmentForm,
         "MasksRequest": MasksRequest,
-        "MasksForm": MasksFields,
+        "MasksForm": MasksForm,
         "LowRes": LowRes,
     }
     for name, model in models.items():
         schema = model.model_json_schema(ref_template=_REF)
         found.update(schema.pop("$defs", {}))
         found[name] = schema
-    for name, lists in (("SegmentForm", "A list in `prompt` is"), ("MasksForm", "Lists are")):
-        form = found[name]
-        form["description"] = f"The same fields as a form. {lists} JSON text."
+    for form in (found["SegmentForm"], found["MasksForm"]):
         form["properties"]["image"] = {"type": "string", "format": "binary"}
         form["required"] = ["image", *form.get("required", [])]
     return found

@@ -12,7 +12,10 @@ from deployments.http.fields import F, WithImage, from_form, from_json
 
 
 async def read_request(request: Request, max_image_bytes: int, body: type[F], form: type[F]) -> tuple[bytes, F]:
-    """The encoded image and the other fields of a request, as JSON (`body`, a `WithImage`) or as a form (`form`)."""
+    """The encoded image and the other fields of a request, as JSON (`body`, a `WithImage`) or as a form (`form`).
+
+    Both are of one family: `form.room` bounds either. Raises ApiError.
+    """
     kind = media_type(request)
     if kind == "application/json":
         text = await read_body(request, base64_length(max_image_bytes) + form.room)

@@ -36,7 +36,10 @@ class LocalCall(Generic[T]):
 
 
 class FakeStages:
-    """Finds one box for each class, left to right, but none for the text `nothing`; masks are the boxes.
+    """Finds one box for each class, left to right, but none for the text `nothing`.
+
+    The mask of a prompt is its box, or else the 4x4 pixels around each foreground point; the second of three
+    alternatives is one pixel smaller on each side, the third is empty. Logits are 12x12 of the predicted IoU.
 
     Args:
         failures: for each stage, what its first calls raise; None for a call that succeeds.
@@ -52,6 +55,7 @@ class FakeStages:
         self.finished: list[str] = []
         self.cancelled: list[str] = []
         self.requests: list[DetectRequest] = []
+        self.prompts: list[MaskPrompts] = []
         self._failures = {stage: list(script) for stage, script in (failures or {}).items()}
         self._gate = gate
 
@@ -91,9 +95,11 @@ class FakeStages:
     def decode(
         self, embedding: LocalCall[Embedding], prompts: MaskPrompts, options: DecodeOptions, deadline: float | None
     ) -> LocalCall[Masks]:
+        self.prompts.append(prompts)
+
         async def after_embedding() -> Masks:
             size = (await embedding).image_size
-            return await self._stage("decode", lambda: _box_masks(prompts, size))
+            return await self._stage("decode", lambda: _masks(prompts, options, size))
 
         return LocalCall(after_embedding())
 
@@ -114,15 +120,38 @@ class FakeStages:
         return value
 
 
-def _box_masks(prompts: MaskPrompts, size: tuple[int, int]) -> Masks:
-    assert prompts.boxes is not None
-    rles, areas = [], []
-    for x0, y0, x1, y1 in prompts.boxes:
-        mask = np.zeros(size, np.bool_)
-        mask[round(float(y0)) : round(float(y1)), round(float(x0)) : round(float(x1))] = True
-        rles.append(encode(mask))
-        areas.append(int(mask.sum()))
-    return Masks(tuple(rles), np.full(len(rles), 0.95, np.float32), np.array(areas, np.int32))
+def _masks(prompts: MaskPrompts, options: DecodeOptions, size: tuple[int, int]) -> Masks:
+    count = 3 if options.multimask and options.alternatives else 1
+    each = [_masks_of_one(_windows(prompts, number), options, size, count) for number in range(len(prompts))]
+    return Masks(
+        rles=tuple(one.rles[0] for one in each),
+        mask_scores=np.array([one.mask_scores[0] for one in each], np.float32),
+        areas=np.array([one.areas[0] for one in each], np.int32),
+        low_res=np.stack([one.low_res[0] for one in each if one.low_res is not None]) if options.low_res else None,
+        alternatives=tuple(each) if count > 1 else None,
+    )
+
+
+def _windows(prompts: MaskPrompts, number: int) -> list[tuple[float, ...]]:
+    if prompts.boxes is not None:
+        return [tuple(prompts.boxes[number].tolist())]
+    assert prompts.points is not None
+    return [(x - 2, y - 2, x + 2, y + 2) for x, y, label in prompts.points[number].tolist() if label == 1]
+
+
+def _masks_of_one(windows: list[tuple[float, ...]], options: DecodeOptions, size: tuple[int, int], count: int) -> Masks:
+    masks = np.zeros((count, *size), np.bool_)
+    for smaller in range(min(count, 2)):
+        for x0, y0, x1, y1 in windows:
+            rows = slice(max(0, round(y0) + smaller), max(0, round(y1) - smaller))
+            masks[smaller, rows, max(0, round(x0) + smaller) : max(0, round(x1) - smaller)] = True
+    scores = np.array([0.95, 0.75, 0.5], np.float32)[:count]
+    return Masks(
+        tuple(encode(mask) for mask in masks),
+        scores,
+        masks.sum((1, 2)).astype(np.int32),
+        np.tile(scores[:, None, None], (1, 12, 12)) if options.low_res else None,
+    )
 
 
 def picture(size: tuple[int, int] = (20, 30), form: str = "PNG", mode: str = "RGB") -> bytes:

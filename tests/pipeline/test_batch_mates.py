@@ -174,7 +174,8 @@ def test_embeddings(segmenter: tuple[ImageEncoder, MaskDecoder]) -> None:
 
 @pytest.fixture(scope="module")
 def ragged_batch(segmenter: tuple[ImageEncoder, MaskDecoder]) -> list[DecoderItem]:
-    """Four images; one to three prompts of every kind; points of different counts; one mask, and the best of three."""
+    """Four images; two or three prompts of every kind; points of different counts; one mask, the best of three, and all
+    three; with and without logits."""
     encoder, decoder = segmenter
     random = np.random.default_rng(0)
     side = 4 * SAM_ARCH.embedding_size
@@ -190,10 +191,10 @@ def ragged_batch(segmenter: tuple[ImageEncoder, MaskDecoder]) -> list[DecoderIte
     low_res = random.normal(0, 4, (2, side, side)).astype(np.float32)
     prompts = [
         (MaskPrompts(boxes=boxes(SIZES[0], 3)), DecodeOptions(low_res=True)),
-        (MaskPrompts(points=points(SIZES[1], 1, 3)), DecodeOptions(multimask=True, low_res=True)),
-        (MaskPrompts(boxes=boxes(SIZES[2], 1), points=points(SIZES[2], 2)), DecodeOptions(low_res=True)),
+        (MaskPrompts(points=points(SIZES[1], 1, 3)), DecodeOptions(multimask=True, low_res=True, alternatives=True)),
+        (MaskPrompts(boxes=boxes(SIZES[2], 2), points=points(SIZES[2], 2, 0)), DecodeOptions(low_res=True)),
         (MaskPrompts(boxes=boxes(SIZES[3], 2), mask_inputs=low_res), DecodeOptions(multimask=True, low_res=True)),
-        (MaskPrompts(boxes=boxes(SIZES[3], 2)), DecodeOptions(multimask=True, low_res=True)),
+        (MaskPrompts(boxes=boxes(SIZES[3], 2)), DecodeOptions(multimask=True, alternatives=True)),
     ]
     embeddings = [encoder.encode(photo(*size, seed=i)) for i, size in enumerate([*SIZES, SIZES[3]])]
     return [decoder.prepare(one, *rest) for one, rest in zip(embeddings, prompts, strict=True)]
@@ -216,7 +217,12 @@ def test_masks(
 
 def assert_same(found: Masks, expected: Masks) -> None:
     assert len(found) == len(expected)
-    assert deviation(found.low_res, expected.low_res) <= TOLERANCE
+    assert (found.low_res is None) == (expected.low_res is None)
+    if expected.low_res is not None:
+        assert deviation(found.low_res, expected.low_res) <= TOLERANCE
+    assert (found.alternatives is None) == (expected.alternatives is None)
+    for alternatives, others in zip(found.alternatives or (), expected.alternatives or (), strict=True):
+        assert_same(alternatives, others)
     np.testing.assert_allclose(found.mask_scores, expected.mask_scores, rtol=0, atol=1e-3)
     for ours, theirs in zip(found.rles, expected.rles, strict=True):
         assert mask_pixels_off(decode(ours), decode(theirs)) <= 0
@@ -228,7 +234,7 @@ def test_a_mixed_up_batch_is_noticed(
     """The comparisons above can fail: one image's answer does not pass for another's."""
     _, decoder = segmenter
     first, second = (decoder.forward([item])[0] for item in ragged_batch[3:])
-    assert deviation(first.logits, second.logits) > 10 * TOLERANCE
+    assert deviation(first.logits[:, 0], second.logits[:, 0]) > 10 * TOLERANCE
     request = DetectRequest(parse_classes("star"), (), 0.0, 0.0)
     batch = [detector.prepare(photo(300, 400, seed), request) for seed in (0, 1)]
     one, other = (detector.finish(item, detector.forward([item])[0]) for item in batch)

@@ -83,11 +83,15 @@ POINTS = (
 )
 
 
-def official(predictor: Any, prompts: MaskPrompts, multimask: bool) -> list[tuple[Any, float, Any]]:
-    """`SamPredictor.predict`, prompt by prompt: the mask, its predicted IoU and its low-resolution logits."""
+Answer = tuple[Any, float, Any]
+"""A mask, its predicted IoU, and its low-resolution logits."""
+
+
+def official(predictor: Any, prompts: MaskPrompts, multimask: bool) -> list[list[Answer]]:
+    """`SamPredictor.predict`, prompt by prompt: of each all masks, best predicted IoU first."""
     answers = []
     for i in range(len(prompts)):
-        points = None if prompts.points is None else prompts.points[i]
+        points = None if prompts.points is None or not len(prompts.points[i]) else prompts.points[i]
         masks, scores, low = predictor.predict(
             point_coords=None if points is None else points[:, :2],
             point_labels=None if points is None else points[:, 2],
@@ -95,12 +99,21 @@ def official(predictor: Any, prompts: MaskPrompts, multimask: bool) -> list[tupl
             mask_input=None if prompts.mask_inputs is None else prompts.mask_inputs[i][None],
             multimask_output=multimask,
         )
-        best = int(scores.argmax())
-        answers.append((masks[best], float(scores[best]), low[best]))
+        best_first = sorted(range(len(scores)), key=lambda one: -float(scores[one]))
+        answers.append([(masks[one], float(scores[one]), low[one]) for one in best_first])
     return answers
 
 
-def check(found: Masks, expected: list[tuple[Any, float, Any]]) -> None:
+def check(found: Masks, expected: list[list[Answer]]) -> None:
+    """The best mask of each prompt; and where alternatives were asked for, all of them in their order."""
+    check_each(found, [answers[0] for answers in expected])
+    if found.alternatives is not None:
+        for alternatives, answers in zip(found.alternatives, expected, strict=True):
+            assert len(answers) == 3
+            check_each(alternatives, answers)
+
+
+def check_each(found: Masks, expected: list[Answer]) -> None:
     assert len(found) == len(expected)
     assert found.low_res is not None
     for i, (mask, score, low) in enumerate(expected):
@@ -146,13 +159,28 @@ def test_attention_in_turns_is_the_official_one(monkeypatch: pytest.MonkeyPatch,
         MaskPrompts(boxes=boxes()[:3], mask_inputs=low_res_masks(3)),
         MaskPrompts(points=POINTS, mask_inputs=low_res_masks(3)),
         MaskPrompts(boxes=boxes()[:3], points=POINTS, mask_inputs=low_res_masks(3)),
+        MaskPrompts(boxes=boxes()[:3], points=(POINTS[1], np.zeros((0, 3), np.float32), POINTS[1])),
     ],
-    ids=["boxes", "points", "boxes+points", "boxes+masks", "points+masks", "all"],
+    ids=["boxes", "points", "boxes+points", "boxes+masks", "points+masks", "all", "boxes+some points"],
 )
 def test_masks(model: Sam, predictor: Any, embedding: Embedding, prompts: MaskPrompts, multimask: bool) -> None:
     """All prompts in one call, each as `SamPredictor.predict` answers it alone."""
-    found = MaskDecoder(model, ARCH).decode(embedding, prompts, DecodeOptions(multimask, low_res=True))
+    options = DecodeOptions(multimask, low_res=True, alternatives=True)
+    found = MaskDecoder(model, ARCH).decode(embedding, prompts, options)
+    assert (found.alternatives is not None) == multimask
     check(found, official(predictor, prompts, multimask))
+
+
+def test_many_points_and_many_parts(pristine: Sam, judged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More points than a pass takes beside others, and more masks than are kept at a time."""
+    monkeypatch.setattr("pipeline.mask_decoder._MAX_PROMPTS", 4)
+    monkeypatch.setattr("pipeline.mask_decoder._PART", 6)  # with alternatives, two prompts
+    random = np.random.default_rng(5)
+    clicks = np.concatenate((random.uniform(0, 210, (5, 60, 2)), random.integers(0, 2, (5, 60, 1))), 2)
+    prompts = MaskPrompts(points=tuple(clicks.astype(np.float32)))
+    options = DecodeOptions(multimask=True, low_res=True, alternatives=True)
+    embedding = ImageEncoder(pristine, ARCH).encode(photo(*SIZE))
+    check(MaskDecoder(pristine, ARCH).decode(embedding, prompts, options), official(judged, prompts, True))
 
 
 def test_many_boxes_equal_predict_torch(pristine: Sam, judged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +191,9 @@ def test_many_boxes_equal_predict_torch(pristine: Sam, judged: Any, monkeypatch:
     many = np.concatenate((corners, corners + np.random.default_rng(1).uniform(5, 60, (10, 2))), 1).astype(np.float32)
     scaled = predictor.transform.apply_boxes_torch(torch.from_numpy(many), predictor.original_size)
     masks, scores, low = predictor.predict_torch(None, None, scaled, multimask_output=False)
-    expected = [(m[0].numpy(), float(score[0]), logits[0]) for m, score, logits in zip(masks, scores, low, strict=True)]
+    expected = [
+        [(m[0].numpy(), float(score[0]), logits[0])] for m, score, logits in zip(masks, scores, low, strict=True)
+    ]
     check(MaskDecoder(pristine, ARCH).decode(embedding, MaskPrompts(boxes=many), DecodeOptions(low_res=True)), expected)
 
 
@@ -238,7 +268,7 @@ QUESTIONS = [
 
 
 @pytest.fixture(scope="module")
-def answers(judged: Any) -> list[list[tuple[Any, float, Any]]]:
+def answers(judged: Any) -> list[list[list[Answer]]]:
     return [official(judged, prompts, multimask) for prompts, multimask in QUESTIONS]
 
 
@@ -247,7 +277,7 @@ def test_a_zeroed_tensor_is_noticed_in_the_masks(pristine: Sam, judged: Any, ans
     model = pristine if name is None else without(pristine, name)
     embedding = Embedding(judged.get_image_embedding()[0].numpy(), judged.input_size, judged.original_size)
     worst = 0.0
-    for (prompts, multimask), [(_, score, low)] in zip(QUESTIONS, answers, strict=True):
+    for (prompts, multimask), [[(_, score, low), *_]] in zip(QUESTIONS, answers, strict=True):
         found = MaskDecoder(model, ARCH).decode(embedding, prompts, DecodeOptions(multimask, low_res=True))
         assert found.low_res is not None
         worst = max(worst, deviation(found.low_res[0], low), deviation(found.mask_scores[0], score))
