@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.errors import StageError
 from pipeline.selection import SelectionOptions, cap, drop_negatives, suppress
-from pipeline.stages import Detections, Float32Array, Region
+from pipeline.stages import Detections, DetectRequest, Float32Array, Region
 
 MIN_SIZE, MAX_SIZE, MIN_OVERLAP = 64, 4096, 16
 MAX_TILES = 256
@@ -114,9 +114,9 @@ class Tiling:
 
 
 def plan(
-    image_size: tuple[int, int], tile: Literal["auto"] | TileSize | None, short_side: int, classes: int = 1
+    image_size: tuple[int, int], tile: Literal["auto"] | TileSize | None, short_side: int, request: DetectRequest
 ) -> Tiling | None:
-    """The tiles of an image, or None where it is better left whole: it fits into one.
+    """The tiles of an image, or None where it is left whole: it fits into one, or `tile` is None.
 
     `"auto"` takes the detector's own input (its shorter side), but at least 640 px, with an overlap of two fifths. An
     image of up to twice that on its longer side is left whole; a tile grows where there would be more than 100.
@@ -125,11 +125,13 @@ def plan(
         image_size: `(height, width)`.
         tile: side and least overlap.
         short_side: to which the detector resizes an image's shorter side.
-        classes: that are looked for, negatives included.
+        request: what is looked for.
 
     Raises:
-        StageError: `invalid_value`, for too many tiles, or for too many classes in so many tiles.
+        StageError: `invalid_value`, for too many tiles, for too many classes in so many tiles, or for raw mode.
     """
+    if tile is not None and request.top_k is not None:
+        raise StageError("invalid_value", "raw mode is of whole images", "tile")
     if tile == "auto":
         tile = _auto(image_size, short_side)
     count = 1 if tile is None else _count(image_size, tile)
@@ -137,6 +139,7 @@ def plan(
         return None
     if count > MAX_TILES:
         raise StageError("invalid_value", f"makes {count} tiles of this image; at most {MAX_TILES} are allowed", "tile")
+    classes = len(request.classes) + len(request.negatives)
     if count * classes > MAX_CLASS_TILES:
         raise StageError(
             "invalid_value", f"makes {count} tiles: too many for {classes} classes; use larger tiles", "tile"

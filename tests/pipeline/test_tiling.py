@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from hypothesis import strategies as st
 
 from pipeline import Result, StageError
 from pipeline.masks import encode
+from pipeline.stages import DetectRequest, TextClass
 from pipeline.tiling import MAX_TILES, TileSize, parse_tile, plan
 from tests.pipeline.oracle import Mask, Oracle, Thing, tight
 
 FAST = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TILE = {"size": 100, "overlap": 40}
+ONE = DetectRequest((TextClass(0, "a", "a"),))
 CLASSES = ["first", "second", "third"]
 
 
@@ -32,7 +35,7 @@ class TestPlan:
     def test_equal_tiles_cover_the_image_and_overlap_as_asked(self, height: int, width: int, tile: TileSize) -> None:
         step = tile.size - tile.overlap
         assume((height // step + 1) * (width // step + 1) <= MAX_TILES)  # too many are refused: see below
-        tiling = plan((height, width), tile, 800)
+        tiling = plan((height, width), tile, 800, ONE)
         if tiling is None:
             assert max(height, width) <= tile.size
             return
@@ -50,10 +53,10 @@ class TestPlan:
         assert len(tiling.regions) == len(rows) * len(columns)  # every row of tiles holds every column
 
     def test_no_more_tiles_than_needed(self) -> None:
-        tiling = plan((100, 160), TileSize(100, 40), 800)
+        tiling = plan((100, 160), TileSize(100, 40), 800, ONE)
         assert tiling is not None
         assert tiling.regions == ((0, 0, 100, 100), (60, 0, 160, 100))
-        tiling = plan((100, 161), TileSize(100, 40), 800)
+        tiling = plan((100, 161), TileSize(100, 40), 800, ONE)
         assert tiling is not None
         assert [region[0] for region in tiling.regions] == [0, 30, 61]
 
@@ -62,7 +65,7 @@ class TestPlan:
     @settings(deadline=None)
     def test_auto_bounds_the_work(self, short_side: int, height: int, width: int) -> None:
         assume(height * width <= 50_000_000)
-        tiling = plan((height, width), "auto", short_side)
+        tiling = plan((height, width), "auto", short_side, ONE)
         least = max(640, short_side)
         if tiling is None:
             assert max(height, width) <= 2 * least
@@ -74,7 +77,7 @@ class TestPlan:
 
     def test_auto_of_a_large_photograph(self) -> None:
         for short_side, side in ((160, 640), (800, 800)):
-            tiling = plan((3000, 4000), "auto", short_side)
+            tiling = plan((3000, 4000), "auto", short_side, ONE)
             assert tiling is not None
             assert tiling.regions[0] == (0, 0, side, side)
 
@@ -91,11 +94,13 @@ class TestPlan:
         assert refused.value.param.startswith("tile")
 
     def test_too_much_work_is_refused(self) -> None:
-        assert plan((3000, 4000), TileSize(640, 160), 800, classes=100) is not None
-        with pytest.raises(StageError, match="classes"):
-            plan((3000, 4000), TileSize(640, 160), 800, classes=2000)
-        with pytest.raises(StageError, match=f"at most {MAX_TILES}"):
-            plan((3000, 4000), TileSize(160, 80), 800)
+        few, many = (DetectRequest(tuple(TextClass(i, "a", f"a{i}") for i in range(count))) for count in (100, 2000))
+        assert plan((3000, 4000), TileSize(640, 160), 800, few) is not None
+        refused = [(TileSize(640, 160), many, "classes"), (TileSize(160, 80), ONE, f"at most {MAX_TILES}")]
+        for tile, request, text in [*refused, (TileSize(640, 160), replace(ONE, top_k=9), "raw")]:
+            with pytest.raises(StageError, match=text) as error:
+                plan((3000, 4000), tile, 800, request)
+            assert (error.value.code, error.value.param) == ("invalid_value", "tile")
 
 
 def ellipse(size: tuple[int, int], x: float, y: float, a: float, b: float, angle: float = 0, hole: float = 0) -> Mask:
