@@ -42,18 +42,7 @@ def encode_crop(mask: npt.NDArray[Any], offset: tuple[int, int], size: tuple[int
     (h, w), (y0, x0), (height, width) = mask.shape, offset, size
     if not (0 <= y0 <= height - h and 0 <= x0 <= width - w):
         raise ValueError(f"a window of {h}x{w} at {offset} does not lie within {height}x{width}")
-    # Columns one after the other, with an empty pixel between them unless the window spans the whole height: so no
-    # run of the window crosses into the next column where the mask has rows in between.
-    rows = h if h == height else h + 1
-    flat = np.zeros(1 + w * rows + 1, np.bool_)  # and an empty pixel at either end: every run starts and stops
-    flat[1:-1].reshape(w, rows)[:, :h] = mask.T
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    if h != height:
-        column, row = np.divmod(edges, rows)
-        edges = (x0 + column) * height + (y0 + row)
-    else:
-        edges += x0 * height
-    return encode_edges(edges, (height, width))
+    return encode_edges(_edges(mask.T, (x0, y0), (width, height)), size)
 
 
 def encode_edges(edges: Int64Array, size: tuple[int, int]) -> RLE:
@@ -69,6 +58,16 @@ def encode_edges(edges: Int64Array, size: tuple[int, int]) -> RLE:
     if len(edges) and edges[-1] == total:  # the last run reaches the end: no zeros follow
         counts = counts[:-1]
     return RLE(size, _write(counts))
+
+
+def row_runs(rle: RLE) -> Int64Array:
+    """Lengths of the runs when the mask is read row by row, zeros first; of those only the first may be 0.
+
+    Raises like `decode`.
+    """
+    window, (y0, x0) = decode_crop(rle)
+    runs = np.diff(_edges(window, (y0, x0), rle.size), prepend=0, append=rle.size[0] * rle.size[1])
+    return runs[:-1] if len(runs) > 1 and runs[-1] == 0 else runs
 
 
 def decode(rle: RLE) -> BoolArray:
@@ -123,6 +122,28 @@ def box_area(boxes: Float32Array) -> Float32Array:
     """Areas `(N,)` of boxes `(N, 4)` xyxy, in square pixels."""
     areas: Float32Array = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return areas
+
+
+def _edges(lines: npt.NDArray[Any], offset: tuple[int, int], size: tuple[int, int]) -> Int64Array:
+    """The places where a picture changes, read line after line.
+
+    Args:
+        lines: `(l, p)` window of its lines; nothing is foreground elsewhere.
+        offset: of the window, in lines and in places of a line.
+        size: `(L, P)` of the picture.
+    """
+    (count, places), (first, start), (_, length) = lines.shape, offset, size
+    # With an empty place between two lines unless the window spans the whole line: so no run of the window crosses
+    # into the next line where the picture has places in between.
+    step = places if places == length else places + 1
+    flat = np.zeros(1 + count * step + 1, np.bool_)  # and an empty place at either end: every run starts and stops
+    flat[1:-1].reshape(count, step)[:, :places] = lines
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    if places == length:
+        return edges + first * length
+    line, place = np.divmod(edges, step)
+    moved: Int64Array = (first + line) * length + (start + place)
+    return moved
 
 
 def _write(counts: Int64Array) -> str:

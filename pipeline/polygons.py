@@ -116,6 +116,39 @@ def trace_bridged(rle: RLE, inset: float = 0.0) -> list[FloatRing]:
     return _split(np.stack([x[chain] + x0, y[chain] + y0], axis=1), begins)
 
 
+def simplify(ring: FloatRing, tolerance: float) -> FloatRing:
+    """Fewer of a ring's points, so that those left out lie at most `tolerance` pixels from the new outline.
+
+    By Douglas and Peucker: between two points that stay, the farthest one stays too, as long as it is too far away.
+    Points that the ring comes by twice stay, so that bridges do not open. A ring never gets fewer than three points.
+    """
+    _, index, counts = np.unique(ring, axis=0, return_inverse=True, return_counts=True)
+    stays = counts[index.ravel()] > 1
+    stays[0] = stays[np.argmax(np.hypot(*(ring - ring[0]).T))] = True
+    points, stays = np.vstack([ring, ring[:1]]), np.append(stays, True)
+    while True:
+        ends = np.flatnonzero(stays)
+        inner = np.flatnonzero(~stays)
+        piece = np.searchsorted(ends, inner) - 1
+        far = _distances(points[inner], points[ends[piece]], points[ends[piece + 1]])
+        starts = np.flatnonzero(np.diff(piece, prepend=-1))
+        if not (far > tolerance).any():
+            break
+        farthest = np.repeat(np.maximum.reduceat(far, starts), np.diff(starts, append=len(piece)))
+        stays[inner[(far == farthest) & (far > tolerance)]] = True
+    return points[ends[:-1]] if len(ends) > 3 else ring
+
+
+def _distances(points: FloatRing, starts: FloatRing, ends: FloatRing) -> npt.NDArray[np.float64]:
+    """Of each point from the line between its start and its end."""
+    along = ends - starts
+    length = (along**2).sum(axis=1)
+    share = np.divide(((points - starts) * along).sum(axis=1), length, out=np.zeros(len(points)), where=length > 0)
+    nearest = starts + np.clip(share, 0, 1)[:, None] * along
+    distances: npt.NDArray[np.float64] = np.hypot(*(points - nearest).T)
+    return distances
+
+
 def _split(points: npt.NDArray[Number], starts: Int64Array) -> list[npt.NDArray[Number]]:
     bounds = [*starts.tolist(), len(points)]
     return [points[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]

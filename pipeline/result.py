@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -108,6 +108,44 @@ class Result:
     def json_pieces(self, masks: MaskForm = "rle") -> Iterator[str]:
         """The text of `to_json`, made one detection at a time: polygons of many masks are large as Python objects."""
         return answer_pieces(self._frame(), self._detections(masks))
+
+    def to_coco(self, file_name: str = "", image_id: int = 1, classes: Sequence[str] | None = None) -> dict[str, Any]:
+        """A COCO dataset of this one image; see `pipeline.formats.coco`, which also joins many results."""
+        from pipeline.formats.coco import to_coco
+
+        return to_coco(self, file_name, image_id, classes)
+
+    def to_labelme(
+        self,
+        image_path: str,
+        image_data: bytes | None = None,
+        form: Literal["polygon", "mask"] = "polygon",
+        tolerance: float = 0.0,
+    ) -> dict[str, Any]:
+        """What LabelMe saves beside an image; see `pipeline.formats.labelme`."""
+        from pipeline.formats.labelme import to_labelme
+
+        return to_labelme(self, image_path, image_data, form, tolerance)
+
+    def to_label_studio(
+        self,
+        image: str,
+        *,
+        brush: str | None = None,
+        polygon: str | None = None,
+        rectangle: str | None = None,
+        to_name: str = "image",
+    ) -> dict[str, Any]:
+        """A Label Studio task with one prediction; see `pipeline.formats.label_studio`."""
+        from pipeline.formats.label_studio import to_label_studio
+
+        return to_label_studio(self, image, brush=brush, polygon=polygon, rectangle=rectangle, to_name=to_name)
+
+    def to_supervision(self, compact: bool = False) -> Any:
+        """`supervision.Detections`; see `pipeline.formats.supervision`."""
+        from pipeline.formats.supervision import to_supervision
+
+        return to_supervision(self, compact)
 
     def _frame(self) -> dict[str, Any]:
         """The answer without its detections."""
