@@ -28,7 +28,7 @@ class StageRunner(Generic[Item, Raw, Output]):
     """Runs a stage for many callers at once: `prepare` and `finish` in threads, `forward` in batches.
 
     Args:
-        stage: the model; its `forward` is entered by one thread only.
+        stage: the model; where it is `Splittable`, large items run in parts of at most `max_batch_cost`. Its `forward` is entered by one thread only.
         settings: batch limits, and how many threads do the CPU work.
         clock: Unix time in seconds, against which deadlines are read.
     """
@@ -65,9 +65,9 @@ class StageRunner(Generic[Item, Raw, Output]):
             return await self._part(item, deadline)
         # One part after another: each queues anew, so that others take their turn in between, and what is given up or
         # late meanwhile ends there.
-        parts = self._stage.split(item, self._max_cost)
-        outputs = [await self._part(part, deadline) for part in parts]
-        return outputs[0] if len(outputs) == 1 else self._stage.merge(item, outputs)
+        merge = self._stage.merge
+        outputs = [await self._part(part, deadline) for part in self._stage.split(item, self._max_cost)]
+        return outputs[0] if len(outputs) == 1 else await self._in_pool(lambda: merge(item, outputs), deadline)
 
     async def _part(self, item: Item, deadline: float | None) -> Output:
         raw = await self._batcher.submit(
