@@ -28,7 +28,8 @@ class StageRunner(Generic[Item, Raw, Output]):
     """Runs a stage for many callers at once: `prepare` and `finish` in threads, `forward` in batches.
 
     Args:
-        stage: the model; where it is `Splittable`, large items run in parts of at most `max_batch_cost`. Its `forward` is entered by one thread only.
+        stage: the model; its `forward` is entered by one thread only. Where it is `Splittable`, an item of more than
+            `max_batch_cost` runs in parts.
         settings: batch limits, and how many threads do the CPU work.
         clock: Unix time in seconds, against which deadlines are read.
     """
