@@ -17,6 +17,7 @@ from deployments.image_encoder import ImageEncoderDeployment
 from deployments.ingress_deployment import IngressDeployment
 from deployments.mask_decoder import MaskDecoderDeployment
 from pipeline.bundle import Bundle, resolve, split_model_name
+from pipeline.models.architectures import detector_architecture
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -75,7 +76,7 @@ def _absolute(bundle: Bundle) -> Bundle:
 
 
 def _describe(detector: Bundle, segmenter: Bundle, limits: config.Limits) -> dict[str, Any]:
-    """Name, aliases and card of the pair; paths and hashes stay inside."""
+    """What a `ServedModel` needs beside its stages; paths and hashes stay inside."""
     return {
         "name": f"{detector.name}+{segmenter.name}",
         "aliases": (detector.name,) if detector.name == segmenter.name else (),
@@ -90,4 +91,5 @@ def _describe(detector: Bundle, segmenter: Bundle, limits: config.Limits) -> dic
             "segmenter": {"name": segmenter.name, "licence": segmenter.licence},
             "limits": limits.model_dump(),
         },
+        "short_side": detector_architecture(detector.architecture).short_side,
     }

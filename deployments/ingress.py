@@ -4,7 +4,7 @@
                    +- encode ---- reference -------+
 
 The ingress never holds an embedding or decoded pixels. `Ingress` knows the stages by their three methods only, so it
-runs without Ray too. How one call is made, repeated and given up is in `calls.py`.
+runs without Ray too. How one call is made, repeated and given up is in `calls.py`; large images by tiles in `tiles.py`.
 """
 
 from __future__ import annotations
@@ -13,28 +13,31 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from deployments.calls import Calls
 from deployments.http.errors import ApiError
 from deployments.stage_clients import Stages
+from deployments.tiles import segment_tiles
 from pipeline.image import ImageLimits, read_size
 from pipeline.mask_prompts import fit
 from pipeline.mask_result import MaskResult, assemble_masks
 from pipeline.result import Result, assemble
 from pipeline.selection import SelectionOptions, select
-from pipeline.stages import DecodeOptions, DetectRequest, MaskPrompts, Masks
+from pipeline.stages import DecodeOptions, Detections, DetectRequest, MaskPrompts, Masks
+from pipeline.tiling import TileSize, plan
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What one request asks for. `decode` of None: boxes only."""
+    """What one request asks for. `decode` of None: boxes only; `tile` of None: the image as a whole."""
 
     detect: DetectRequest
     selection: SelectionOptions
     decode: DecodeOptions | None
+    tile: Literal["auto"] | TileSize | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,18 @@ class MaskOrder:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A pair of detector and segmenter. `card` is what `/v1/models` says of it."""
+    """A pair of detector and segmenter.
+
+    Attributes:
+        card: what `/v1/models` says of it.
+        short_side: to which the detector resizes an image's shorter side, in pixels.
+    """
 
     name: str
     stages: Stages
     aliases: tuple[str, ...] = ()
     card: Mapping[str, Any] | None = None
+    short_side: int = 800
 
 
 class Ingress:
@@ -87,10 +96,18 @@ class Ingress:
         Raises:
             StageError: the input is refused. TimeoutError: the deadline. StageLostError: a stage died and stayed away.
         """
-        read_size(image, self.limits)  # refuses by the header: nothing is decoded here
+        size = read_size(image, self.limits)  # refuses by the header: nothing is decoded here
+        tiling = plan(size, order.tile, model.short_side, order.detect)
         async with asyncio.timeout(deadline - time.time()):
             with Calls(model.stages, image, deadline) as calls:
-                return await _segment(calls, order, model.name)
+                if tiling is None:
+                    kept, removed, masks = await _segment(calls, order)
+                else:
+                    kept, removed, masks = await segment_tiles(
+                        calls, tiling, order.detect, order.selection, order.decode, deadline
+                    )
+                timings_ms = calls.timings.milliseconds("detect", "encode", "masks")
+                return assemble(order.detect, kept, removed, masks, model=model.name, timings_ms=timings_ms)
 
     async def masks(self, image: bytes, order: MaskOrder, model: ServedModel, deadline: float) -> MaskResult:
         """One mask for each prompt in encoded `image`, before `deadline`. Raises as `segment` does."""
@@ -106,15 +123,13 @@ class Ingress:
                 return replace(result, timings_ms=calls.timings.milliseconds("encode", "masks"))
 
 
-async def _segment(calls: Calls, order: Order, model: str) -> Result:
+async def _segment(calls: Calls, order: Order) -> tuple[Detections, dict[str, int], Masks | None]:
     encoding = None if order.decode is None else calls.encode()
     detections = await calls.detect(order.detect)
     # In a thread: NMS over all candidates of a long prompt takes seconds, and others wait for the loop.
     kept, removed = await asyncio.to_thread(select, detections, order.selection)
-    masks = None
-    if encoding is not None and order.decode is not None:
-        masks = Masks((), np.zeros(0, np.float32))
-        if len(kept):
-            masks = await calls.decode(encoding, MaskPrompts(boxes=kept.boxes), order.decode)
-    timings_ms = calls.timings.milliseconds("detect", "encode", "masks")
-    return assemble(order.detect, kept, removed, masks, model=model, timings_ms=timings_ms)
+    if encoding is None or order.decode is None:
+        return kept, removed, None
+    if not len(kept):
+        return kept, removed, Masks((), np.zeros(0, np.float32))
+    return kept, removed, await calls.decode(encoding, MaskPrompts(boxes=kept.boxes), order.decode)

@@ -21,7 +21,7 @@ class IngressDeployment:
 
     Args:
         detector, image_encoder, mask_decoder: handles.
-        model: name, aliases and card of the pair; see `ServedModel`.
+        model: what `ServedModel` takes, but for the stages.
         limits: of a request.
     """
 

@@ -1,0 +1,83 @@
+"""One request by tiles: all through the detector, those in which something was found through the segmenter, one answer.
+
+A tile travels as numbers: the encoded image is held once, and no pixel is decoded here. A few tiles are under way at a
+time, so that one large image fills the stages' batches and still leaves room in them for other requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from deployments.calls import Calls
+from pipeline.seams import limit, merge
+from pipeline.selection import SelectionOptions
+from pipeline.stages import DecodeOptions, Detections, DetectRequest, MaskPrompts, Masks
+from pipeline.tiling import Tiling
+
+AT_ONCE = 8  # tiles of one request under way: a full batch by default
+
+T = TypeVar("T")
+
+
+async def segment_tiles(
+    calls: Calls,
+    tiling: Tiling,
+    request: DetectRequest,
+    selection: SelectionOptions,
+    decoding: DecodeOptions | None,
+    deadline: float,
+) -> tuple[Detections, dict[str, int], Masks | None]:
+    """What is kept, how many each step of the selection removed, and the masks; the same as `TextToMask` gives.
+
+    Args:
+        calls: of the image.
+        decoding: None for boxes only.
+        deadline: Unix time in seconds.
+
+    Raises:
+        As `Calls` does; StageError `deadline_exceeded` from merging.
+    """
+    removed = Counter(negatives=0, nms=0, area=0, cap=0)
+
+    async def detect(number: int) -> Detections:
+        found = await calls.detect(replace(request, region=tiling.regions[number]))
+        admitted, left_out = await asyncio.to_thread(tiling.admit, found, number, selection)
+        removed.update(left_out)
+        return admitted
+
+    async def decode(number: int) -> Masks:
+        if decoding is None or not len(kept[number]):
+            return Masks((), np.zeros(0, np.float32))
+        # Only now: a tile in which nothing was found is never encoded.
+        encoding = calls.encode(tiling.regions[number])
+        return await calls.decode(encoding, MaskPrompts(boxes=kept[number].boxes), decoding)
+
+    numbers = range(len(tiling.regions))
+    kept, over = limit(await _each(detect, numbers))
+    masks = None if decoding is None else await _each(decode, numbers)
+    merged, united, left_out = await asyncio.to_thread(merge, tiling, kept, masks, selection, deadline)
+    calls.timings.mark("masks", after=("detect", "encode"))
+    removed.update(left_out, cap=over)
+    return merged, dict(removed), united
+
+
+async def _each(work: Callable[[int], Awaitable[T]], numbers: range) -> list[T]:
+    """`work` of every number, in order, a few at a time. The first failure gives up the others and is raised."""
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> T:
+        async with places:
+            return await work(number)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(number)) for number in numbers]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
