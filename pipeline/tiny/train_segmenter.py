@@ -115,10 +115,17 @@ def mask_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def step_loss(
-    sam: Any, images: Tensor, index: Tensor, boxes: Tensor, masks: Tensor, rng: np.random.Generator, g: torch.Generator
+    sam: Any,
+    batch: tuple[Tensor, Tensor, Tensor, Tensor],
+    rng: np.random.Generator,
+    g: torch.Generator,
+    autocast: bool = False,
 ) -> tuple[Tensor, Tensor, int]:
-    """The loss, the mean IoU of the single mask, and the prompt kind."""
-    embeddings = sam.image_encoder(images)
+    """The loss, the mean IoU of the single mask, and the prompt kind. `autocast`: the models' products in bfloat16."""
+    images, index, boxes, masks = batch
+    bf16 = torch.autocast(images.device.type, torch.bfloat16, enabled=autocast)
+    with bf16:
+        embeddings = sam.image_encoder(images)
     kind = int(rng.choice(3, p=[0.72, 0.2, 0.08]))
     points, box = prompt(sam, boxes, masks, kind, g)
 
@@ -126,9 +133,11 @@ def step_loss(
 
     def run(points: Any, box: Tensor | None, previous: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         sparse, dense = sam.prompt_encoder(points=points, boxes=box, masks=previous)
-        low_res, predicted = sam_model.predict_masks(
-            sam.mask_decoder, embeddings, index, sam.prompt_encoder.get_dense_pe(), sparse, dense
-        )
+        with bf16:  # not the prompts: half precision moves a corner by a pixel
+            low_res, predicted = sam_model.predict_masks(
+                sam.mask_decoder, embeddings, index, sam.prompt_encoder.get_dense_pe(), sparse, dense
+            )
+        low_res, predicted = low_res.float(), predicted.float()
         losses, iou = mask_loss(low_res, small)
         total = losses[:, 0].mean() + losses[:, 1:].min(1).values.mean() + F.mse_loss(predicted, iou)
         return total, low_res, iou
@@ -164,7 +173,7 @@ def main() -> None:
         images, index, boxes, masks = (t.to(args.device) for t in batch)
         rng = np.random.default_rng([args.seed, step, 1])
         g = torch.Generator(device=args.device).manual_seed(args.seed * 1_000_003 + step + 500_000)
-        total, iou, kind = step_loss(sam, images.float(), index, boxes, masks.float() / 255, rng, g)
+        total, iou, kind = step_loss(sam, (images.float(), index, boxes, masks.float() / 255), rng, g, args.bf16)
         return total, {"loss": total, f"iou_{KINDS[kind]}": iou}
 
     groups: list[dict[str, Any]] = [

@@ -66,7 +66,7 @@ def train(
         groups: AdamW's parameter groups; a group's `scale` multiplies the learning rate.
     """
     args.out.mkdir(parents=True, exist_ok=True)
-    torch.backends.mkldnn.matmul.fp32_precision = "tf32"
+    torch.backends.mkldnn.matmul.fp32_precision = "tf32"  # type: ignore[attr-defined]  # oneDNN's products, not MKL's
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.99))
     parts: dict[str, Any] = {"model": model, "tutor": tutor, "optimizer": optimizer}
