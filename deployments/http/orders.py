@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from deployments.http.mask_schemas import MasksFields
-from deployments.http.schemas import SegmentFields, plain_prompt
+from deployments.http.schemas import SegmentFields, TileItem, plain_prompt
 from deployments.ingress import MaskOrder, Order
 from pipeline.formats.low_res import read_low_res
 from pipeline.mask_prompts import parse_mask_prompts
 from pipeline.prompt import parse_classes
 from pipeline.selection import SelectionOptions
 from pipeline.stages import DecodeOptions, DetectRequest, TextClass
+from pipeline.tiling import TileSize
 
 
 def order_of(fields: SegmentFields) -> Order:
@@ -34,6 +35,7 @@ def order_of(fields: SegmentFields) -> Order:
             max_detections=fields.max_detections,
         ),
         decode=None if fields.masks == "none" else DecodeOptions(multimask=fields.multimask),
+        tile=TileSize(fields.tile.size, fields.tile.overlap) if isinstance(fields.tile, TileItem) else fields.tile,
     )
 
 

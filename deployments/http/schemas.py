@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from deployments.http.errors import ApiError
 from deployments.http.fields import Fields, WithImage
 from pipeline.prompt import MAX_CHARACTERS, MAX_CLASSES
+from pipeline.tiling import MAX_SIZE, MIN_OVERLAP, MIN_SIZE
 
 MAX_DETECTIONS = 1000
 MAX_CLASS_CHARACTERS = 2_000
@@ -38,10 +39,23 @@ Prompt = Annotated[
 ]
 
 
+class TileItem(Fields):
+    """Square tiles, in pixels of the upright image. An overlap is at most half of the size."""
+
+    size: Annotated[int, Field(strict=True, ge=MIN_SIZE, le=MAX_SIZE)]
+    overlap: Annotated[int, Field(strict=True, ge=MIN_OVERLAP, le=MAX_SIZE // 2)]
+
+
+Tile = Annotated[
+    Annotated[Literal["auto"], Tag("<auto>")] | Annotated[TileItem, Tag("<size>")],
+    Discriminator(lambda value: "<auto>" if isinstance(value, str) else "<size>"),
+]
+
+
 class SegmentFields(Fields):
     """Every field of `POST /v1/segment` but the picture. A threshold left out is the model's own."""
 
-    json_text: ClassVar[Mapping[str, str]] = {"prompt": _LIST, "negative_prompt": _LIST}
+    json_text: ClassVar[Mapping[str, str]] = {"prompt": _LIST, "negative_prompt": _LIST, "tile": r"\s*\{"}
 
     prompt: Annotated[Prompt, Field(description="What to look for: `car, wheel`, or a list of texts or of items.")]
     mode: Annotated[
@@ -66,6 +80,13 @@ class SegmentFields(Fields):
         Literal["rle", "polygon", "png", "none"],
         Field(description="COCO run lengths; rings in pixel corners; a PNG of 0 and 255; or boxes only."),
     ] = "rle"
+    tile: Annotated[
+        Tile | None,
+        Field(
+            description="For large images: by tiles, merged across seams; as large as an object and its surroundings, "
+            "overlapping by an object. Not with `raw`."
+        ),
+    ] = None
     raw: Annotated[
         bool,
         Field(
@@ -81,7 +102,7 @@ class SegmentFields(Fields):
 
 
 class SegmentForm(SegmentFields):
-    """The same fields as a form. A list in `prompt` is JSON text."""
+    """The same fields as a form. A list in `prompt` is JSON text, and so is the size in `tile`."""
 
     model_config = ConfigDict(strict=False)
 

@@ -1,12 +1,14 @@
-"""A large image through the ingress: stages that know the truth, tile by tile, give what the reference gives."""
+"""A large image through the ingress and over HTTP: by tiles, stages that know the truth give what the reference gives."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+import httpx
 import numpy as np
 import pytest
 
@@ -21,7 +23,8 @@ from pipeline.result import Result
 from pipeline.selection import SelectionOptions
 from pipeline.stages import DecodeOptions, Detections, DetectRequest, Embedding, MaskPrompts, Masks, Region
 from pipeline.tiling import TileSize
-from tests.deployments.fakes import LocalCall, picture
+from tests.deployments.fakes import LocalCall, base64, picture
+from tests.deployments.service import Service, refusal
 from tests.pipeline.oracle import Oracle, Thing
 
 T = TypeVar("T")
@@ -246,3 +249,55 @@ def test_an_image_that_fits_is_left_whole() -> None:
     result = run(lambda: segment(stages, tile="auto"))
     assert stages.oracle.seen["detect"] == stages.oracle.seen["encode"] == [None]
     assert len(result) == 14
+
+
+def regions_asked(response: httpx.Response, service: Service) -> list[Region | None]:
+    assert response.status_code == 200, response.text
+    assert response.json()["passes"] == len(service.stages.requests)
+    return [request.region for request in service.stages.requests]
+
+
+def test_over_http_as_json_and_as_a_form() -> None:
+    large = picture((64, 112))
+    tiles = [(0, 0, 64, 64), (24, 0, 88, 64), (48, 0, 112, 64)]
+    image: dict[str, Any] = {"image": base64(large), "prompt": "nothing"}
+    for tile, text, regions in (
+        ({"size": 64, "overlap": 32}, ' {"size": 64, "overlap": 32}', tiles),
+        ("auto", "auto", [None]),
+        (None, None, [None]),
+    ):
+        service = Service()
+        assert regions_asked(service.json(**image, tile=tile), service) == regions
+        if text is not None:
+            service = Service()
+            assert regions_asked(service.form(large, prompt="nothing", tile=text), service) == regions
+
+
+@pytest.mark.parametrize(
+    ("tile", "param"),
+    [
+        ("AUTO", "tile"),
+        (5, "tile"),
+        ([], "tile"),
+        ({}, "tile.size"),
+        ({"size": 64}, "tile.overlap"),
+        ({"size": 64.5, "overlap": 20}, "tile.size"),
+        ({"size": 64, "overlap": True}, "tile.overlap"),
+        ({"size": "64", "overlap": 20}, "tile.size"),
+        ({"size": 63, "overlap": 20}, "tile.size"),
+        ({"size": 4097, "overlap": 20}, "tile.size"),
+        ({"size": 64, "overlap": 15}, "tile.overlap"),
+        ({"size": 64, "overlap": 33}, "tile.overlap"),
+        ({"size": 64, "overlap": 10**30}, "tile.overlap"),
+        ({"size": 64, "overlap": 20, "more": 1}, "tile.more"),
+    ],
+)
+def test_other_tiles_are_422(tile: Any, param: str) -> None:
+    assert refusal(Service().json(tile=tile), 422, "invalid_value")["param"] == param
+    if not isinstance(tile, (int, list)):
+        text = tile if isinstance(tile, str) else json.dumps(tile)
+        assert refusal(Service().form(tile=text), 422, "invalid_value")["param"] == param
+
+
+def test_raw_mode_is_of_whole_images() -> None:
+    assert refusal(Service().json(tile="auto", raw=True), 422, "invalid_value")["param"] == "tile"
