@@ -283,7 +283,7 @@ def test_malformed_multipart_is_400(content_type: str, body: bytes) -> None:
         ({"masks": "ascii"}, "masks"),
         ({"mode": "poem"}, "mode"),
         ({"model": 5}, "model"),
-        ({"tile": "auto"}, "tile"),
+        ({"tiles": "auto"}, "tiles"),
         ({"unknown": 1}, "unknown"),
         ({"<b>": 1}, None),
         ({"image": "abc"}, "image"),

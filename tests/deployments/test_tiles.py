@@ -1,4 +1,4 @@
-"""A large image through the ingress and over HTTP: by tiles, stages that know the truth give what the reference gives."""
+"""A large image through the ingress and over HTTP: stages that know the truth answer by tiles as the reference does."""
 
 from __future__ import annotations
 
