@@ -195,6 +195,36 @@ def labelled(tokenizer: Any, judge: Verdict, texts: Sequence[str], size: tuple[i
     return everything.take(np.flatnonzero((everything.boxes[:, 2:] > everything.boxes[:, :2]).all(1)))
 
 
+class PublishedEvaluation:
+    """`PostProcessCocoGrounding` of `demo/test_ap_on_coco.py`, written down anew from its definition: that file is in
+    no package. Spans, map and boxes come from the package.
+
+    The score of a class is the mean of the token probabilities at its positions; of all (query, class) pairs of an
+    image the best `count` are its answer; boxes become corners, scaled to the image.
+
+    Args:
+        tokenizer: the official detector's. names: the classes of the caption.
+    """
+
+    def __init__(self, tokenizer: Any, names: Sequence[str], count: int) -> None:
+        official = import_module("groundingdino.util.vl_utils")
+        self.caption, spans = official.build_captions_and_token_span(names, True)
+        tokens = tokenizer(self.caption)
+        self.token_ids = tuple(tokens["input_ids"])
+        self.positive_map = official.create_positive_map_from_span(tokens, [spans[name] for name in names])
+        self.count = count
+
+    def __call__(self, tokens: Tensor, boxes: Tensor, size: tuple[int, int]) -> Detections:
+        """Of one image's `QxL` token probabilities and `Qx4` boxes. `size` is `(height, width)`."""
+        missing = self.positive_map.shape[1] - tokens.shape[1]
+        scores = torch.nn.functional.pad(tokens, (0, missing)) @ self.positive_map.T
+        values, pairs = scores.flatten().topk(self.count)
+        query, label = pairs // scores.shape[1], pairs % scores.shape[1]
+        corners = import_module("groundingdino.util.box_ops").box_cxcywh_to_xyxy(boxes)[query]
+        corners = (corners * torch.tensor([size[1], size[0]] * 2)).numpy()
+        return Detections(corners, values.numpy(), values.numpy(), label.numpy().astype(np.int32), size)
+
+
 def pixel(size: tuple[int, int], resized: tuple[int, int]) -> npt.NDArray[np.float64]:
     """0.01 px of the resized image, in pixels of the image, for each side of a box. Sizes are `(height, width)`."""
     return 0.01 * np.array([size[1] / resized[1], size[0] / resized[0]] * 2)

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torchvision.ops import batched_nms, nms
+from torchvision.ops import batched_nms, box_iou, nms
 
 from pipeline.errors import StageError
 from pipeline.selection import SelectionOptions, cap, drop_negatives, filter_area, select, suppress
@@ -60,6 +60,70 @@ def test_nms_equals_torchvision(count: int, threshold: float) -> None:
     expected = batched_nms(boxes.double(), scores.double(), torch.from_numpy(given.class_ids), threshold)
     assert rows_of(suppress(given, "class", threshold)) == sorted(expected.tolist())
     assert suppress(given, "off", threshold) is given
+
+
+@st.composite
+def crowded(draw: st.DrawFn) -> Detections:
+    """Boxes of all sizes, in a frame so small that many overlap; negatives among them; no two scores alike."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count, side = draw(st.integers(0, 60)), draw(st.integers(5, 200))
+    corner = rng.uniform(0, side, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(1, 60, (count, 2))], 1).astype(np.float32)
+    scores = ((1 + rng.permutation(count)) / (1 + count)).astype(np.float32)
+    classes = rng.integers(-2, 3, count).astype(np.int32)
+    return Detections(boxes, scores, np.arange(count, dtype=np.float32), classes, (260, 260))
+
+
+def clear_of(given: Detections, threshold: float) -> bool:
+    """No overlap so near the threshold that rounding decides."""
+    return bool((np.abs(overlaps(given, given) - threshold) > 1e-4).all())
+
+
+def overlaps(first: Detections, second: Detections) -> Any:
+    """Torchvision's IoU."""
+    return box_iou(torch.from_numpy(first.boxes).double(), torch.from_numpy(second.boxes).double()).numpy()
+
+
+@repeatable
+@given(crowded(), st.floats(0.01, 0.99))
+def test_nms_of_any_boxes_equals_torchvision(given: Detections, threshold: float) -> None:
+    assume(clear_of(given, threshold))
+    boxes, scores = torch.from_numpy(given.boxes).double(), torch.from_numpy(given.scores).double()
+    expected = nms(boxes, scores, threshold)
+    assert rows_of(suppress(given, "agnostic", threshold)) == sorted(expected.tolist())
+    expected = batched_nms(boxes, scores, torch.from_numpy(given.class_ids), threshold)
+    assert rows_of(suppress(given, "class", threshold)) == sorted(expected.tolist())
+
+
+@repeatable
+@given(crowded(), st.floats(0.01, 0.99))
+def test_negatives_by_torchvisions_overlap(given: Detections, threshold: float) -> None:
+    assume(clear_of(given, threshold))
+    rivals = given.take(given.class_ids < 0)
+    beaten = (overlaps(given, rivals) >= threshold) & (rivals.scores[None] > given.scores[:, None])
+    expected = np.flatnonzero((given.class_ids >= 0) & ~beaten.any(1))
+    assert rows_of(drop_negatives(given, threshold)) == expected.tolist()
+
+
+@repeatable
+@given(crowded(), st.floats(0.0, 0.03), st.floats(0.0, 0.03), st.integers(1, 20))
+def test_area_and_cap(given: Detections, one: float, other: float, count: int) -> None:
+    low, high = min(one, other), max(one, other)
+    shares = [float(w) * float(h) / 260**2 for w, h in (given.boxes[:, 2:] - given.boxes[:, :2]).astype(np.float64)]
+    assume(all(min(abs(share - low), abs(share - high)) > 1e-6 for share in shares))
+    expected = [row for row, share in enumerate(shares) if low <= share <= high]
+    assert rows_of(filter_area(given, low, high)) == expected
+    best = sorted(range(len(given)), key=lambda row: -given.scores[row])[:count]
+    assert rows_of(cap(given, count)) == best
+
+
+@repeatable
+@given(crowded(), st.sampled_from(["class", "agnostic", "off"]))
+def test_no_step_touches_what_it_is_given(given: Detections, mode: Any) -> None:
+    before = [column.copy() for column in (given.boxes, given.scores, given.text_scores, given.class_ids)]
+    select(given, SelectionOptions(mode, 0.3, 0.3, 0.001, 0.03, 5))
+    for column, old in zip((given.boxes, given.scores, given.text_scores, given.class_ids), before, strict=True):
+        np.testing.assert_array_equal(column, old)
 
 
 @repeatable
