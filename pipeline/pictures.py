@@ -1,0 +1,98 @@
+"""Pictures in and out, as LangSAM's users know them. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pipeline.image import from_pil
+from pipeline.masks import encode
+from pipeline.overlay import Instance, paint
+from pipeline.palette import COLOURS
+from pipeline.stages import UInt8Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FEW = 16  # classes whose colours are far apart
+_SCORE = re.compile(r"\s+[01]?\.\d+$")
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+def load_image(image_path: str | Path) -> Image.Image:
+    """A picture file as an RGB image, upright, transparency on white.
+
+    Raises:
+        ValueError: the path is a URL. OSError: the file is missing or no picture.
+    """
+    if _URL.match(str(image_path)):
+        raise ValueError("load_image reads files: fetch the URL first, and give the path of what it brought")
+    with Image.open(image_path) as file:
+        return Image.fromarray(from_pil(file))
+
+
+def draw_image(
+    image: Image.Image | UInt8Array,
+    masks: npt.ArrayLike | Tensor,
+    boxes: npt.ArrayLike | Tensor,
+    probs: npt.ArrayLike | Tensor | Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+) -> UInt8Array:
+    """Draw masks, boxes and labels into a copy of an image.
+
+    Equal labels have the same colour, in every picture as far as it goes; a score at a label's end does not count.
+
+    Args:
+        image: a PIL image, or `HxWx3` uint8 RGB.
+        masks: `(N,H,W)`, what is not zero is drawn; or empty. Arrays and torch tensors do, here and below.
+        boxes: `(N,4)` xyxy.
+        probs, labels: N texts, as the fourth argument (version 1), or after `probs`, which are not drawn (version 2).
+
+    Returns:
+        `HxWx3` uint8 RGB.
+
+    Raises:
+        ValueError: shapes or numbers do not fit together.
+    """
+    texts: Any = probs if labels is None else labels
+    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise ValueError("the image must be a PIL image, or HxWx3 of uint8")
+    corners = _numpy(boxes).astype(np.float32).reshape(-1, 4)
+    windows = _numpy(masks)
+    names = [str(text) for text in (() if texts is None else texts)]
+    if windows.size and windows.shape != (len(corners), *pixels.shape[:2]):
+        raise ValueError(f"masks must be {len(corners)}x{pixels.shape[0]}x{pixels.shape[1]}, not {windows.shape}")
+    if len(names) != len(corners):
+        raise ValueError(f"there are {len(corners)} boxes and {len(names)} labels")
+    colours = _colours([_SCORE.sub("", name) for name in names])
+    rles = [encode(mask) for mask in windows] if windows.size else [None] * len(names)
+    sides = corners.T.tolist()
+    columns = zip(zip(*sides, strict=True), colours, names, rles, strict=True)
+    return paint(
+        pixels, [Instance(box, colour, name, "", i, rle) for i, (box, colour, name, rle) in enumerate(columns)]
+    )
+
+
+def _colours(names: list[str]) -> list[int]:
+    """A colour for each name, by the name alone; where two names of a picture meet at one, the later takes the next."""
+    pool = _FEW if len(set(names)) <= _FEW else COLOURS
+    taken: dict[int, str] = {}
+    for name in sorted(set(names)):
+        colour = crc32(name.encode("utf-8", "replace")) % pool
+        while colour in taken and len(taken) < pool:
+            colour = (colour + 1) % pool
+        taken.setdefault(colour, name)
+    found = {name: colour for colour, name in taken.items()}
+    return [found.get(name, crc32(name.encode("utf-8", "replace")) % pool) for name in names]
+
+
+def _numpy(values: Any) -> npt.NDArray[Any]:
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
