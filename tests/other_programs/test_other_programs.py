@@ -1,7 +1,7 @@
 """Our formats, opened by the current releases of the programs that they are for, each with its own code.
 
 These programs do not fit into our environment, so they get one of their own, made once from `requirements.txt` and
-kept in pytest's cache. Where the package index cannot be reached, these tests are skipped.
+kept in pytest's cache (1 GB). Where the package index cannot be reached, these tests are skipped.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from scipy import ndimage
 from pipeline.errors import StageError
 from pipeline.masks import decode, encode
 from pipeline.polygon_fill import fill
-from pipeline.polygons import Part, trace, trace_bridged
+from pipeline.polygons import Part, simplify, trace, trace_bridged
 from pipeline.stages import RLE
 
 repeatable = settings(derandomize=True, deadline=None, max_examples=150)
@@ -169,6 +169,56 @@ def test_sides_beyond_two_bytes(shape: tuple[int, int]) -> None:
     parts = trace(rle)
     assert [signed_area(part[0]) for part in parts] == [65_990, 10]
     assert fill(parts, rle.size) == rle
+
+
+# ---- without holes
+
+
+@repeatable
+@given(masks)
+def test_one_ring_a_part_fills_to_the_same_mask(mask: Array) -> None:
+    rings = trace_bridged(encode(mask))
+    assert len(rings) == ndimage.label(mask)[1]
+    assert fill([[ring] for ring in rings], mask.shape) == encode(mask)
+    for ring in rings:  # bridges too run along the axes
+        assert (((np.roll(ring, -1, axis=0) - ring) == 0).any(axis=1)).all()
+    corners = {tuple(point) for part in trace(encode(mask)) for ring in part for point in ring.tolist()}
+    assert corners <= {tuple(point) for ring in rings for point in ring.tolist()}
+
+
+@repeatable
+@given(masks, st.sampled_from([0.01, 0.25, 0.49]))
+def test_inset_rings_name_the_pixels_of_their_part(mask: Array, inset: float) -> None:
+    labels, _ = ndimage.label(mask)
+    rings = trace_bridged(encode(mask), inset)
+    assert fill([[ring] for ring in rings], mask.shape) == encode(mask)
+    for ring in rings:
+        (label,) = np.unique(labels[tuple(ring.astype(int).T[::-1])])
+        assert label > 0
+
+
+# ---- fewer points
+
+
+@repeatable
+@given(masks, st.sampled_from([0.3, 0.8, 2.0, 50.0]))
+def test_what_simplifying_leaves_out_is_near_what_stays(mask: Array, tolerance: float) -> None:
+    for ring in trace_bridged(encode(mask)):
+        fewer = simplify(ring, tolerance)
+        assert len(fewer) >= 3
+        np.testing.assert_array_equal(fill([[simplify(ring, 0)]], mask.shape), fill([[ring]], mask.shape))
+        start, along = fewer, np.roll(fewer, -1, axis=0) - fewer
+        away = ring[:, None] - start
+        share = (away * along).sum(axis=2) / np.maximum((along**2).sum(axis=1), 1e-12)
+        distance = np.hypot(*np.moveaxis(away - np.clip(share, 0, 1)[..., None] * along, 2, 0)).min(axis=1)
+        assert distance.max() <= tolerance + 1e-9
+
+
+def test_simplifying_keeps_the_corners_and_drops_the_rest() -> None:
+    y, x = np.mgrid[:60, :60]
+    (stairs,) = trace_bridged(encode(x <= y))
+    assert len(stairs) == 2 * 60 + 2
+    assert simplify(stairs, 1.0).tolist() == [[0, 0], [60, 60], [0, 60]]
 
 
 # ---- fill
