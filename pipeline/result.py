@@ -117,7 +117,7 @@ class Result:
 
     def to_labelme(
         self,
-        image_path: str,
+        image_path: str = "",
         image_data: bytes | None = None,
         form: Literal["polygon", "mask"] = "polygon",
         tolerance: float = 0.0,
