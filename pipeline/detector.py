@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.bundle import Bundle, load_weights
 from pipeline.errors import StageError
-from pipeline.image import crop, decode
+from pipeline.image import decode_region
 from pipeline.labelling import Criteria, Scores, candidates, criteria, merge
 from pipeline.models import groundingdino, groundingdino_build
 from pipeline.models.architectures import DetectorArchitecture, detector_architecture
@@ -88,7 +88,7 @@ class Detector:
         if not request.classes:
             raise StageError("invalid_value", "must name at least one class", "prompt")
         captions = tuple(self.tokenizer.captions(classes))
-        pixels = crop(decode(image), request.region)
+        pixels = decode_region(image, request.region)
         size = (pixels.shape[0], pixels.shape[1])
         height, width = resized_size(size, self.arch.short_side, self.arch.long_side)
         resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BILINEAR)

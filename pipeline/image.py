@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
@@ -109,6 +110,24 @@ def crop(image: UInt8Array, region: Region | None) -> UInt8Array:
     if not (0 <= x0 < x1 <= image.shape[1] and 0 <= y0 < y1 <= image.shape[0]):
         raise StageError("invalid_value", "must lie within the image", "region")
     return image[y0:y1, x0:x1]
+
+
+def decode_region(source: ImageSource, region: Region | None) -> UInt8Array:
+    """`crop(decode(source), region)`, perhaps read-only. Raises as they do.
+
+    The tiles of a large image come one after another, each with the same bytes: so the last two images of which a
+    region was wanted are remembered decoded, up to 150 MB each.
+    """
+    if region is None or not isinstance(source, bytes):
+        return crop(decode(source), region)
+    return crop(_remembered(source), region)
+
+
+@lru_cache(maxsize=2)
+def _remembered(source: bytes) -> UInt8Array:
+    pixels = decode(source)
+    pixels.setflags(write=False)
+    return pixels
 
 
 def _checked_header(data: bytes, limits: ImageLimits) -> Header:

@@ -11,7 +11,7 @@ from PIL import Image
 from segment_anything.modeling import Sam
 
 from pipeline.bundle import Bundle, load_weights
-from pipeline.image import crop, decode
+from pipeline.image import decode_region
 from pipeline.models import sam
 from pipeline.models.architectures import SegmenterArchitecture, segmenter_architecture
 from pipeline.stages import Embedding, Float32Array, ImageSource, Region
@@ -58,7 +58,7 @@ class ImageEncoder:
 
     def prepare(self, image: ImageSource, key: str | None = None, region: Region | None = None) -> EncoderItem:
         """Decodes, crops, resizes and normalises (`SamPredictor.set_image`). Raises StageError for a bad image."""
-        pixels = crop(decode(image), region)
+        pixels = decode_region(image, region)
         image_size = (pixels.shape[0], pixels.shape[1])
         side = self.arch.image_size
         height, width = input_size(image_size, side)

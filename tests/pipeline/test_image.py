@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from pipeline.errors import StageError
-from pipeline.image import ImageLimits, crop, decode, read_size
+from pipeline.image import ImageLimits, crop, decode, decode_region, read_size
+from pipeline.stages import UInt8Array
 
 ORIENTATION = 0x0112
 
@@ -444,3 +445,25 @@ def test_a_region_outside_the_image_is_refused(region: tuple[int, int, int, int]
     with pytest.raises(StageError) as caught:
         crop(noise(5, 7), region)
     assert (caught.value.code, caught.value.param) == ("invalid_value", "region")
+
+
+def test_a_region_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    data, other = (encoded(Image.fromarray(each), "PNG") for each in (pixels, pixels[::-1].copy()))
+    decoded = []
+
+    def counting(*arguments: Any) -> UInt8Array:
+        decoded.append(arguments)
+        return decode(*arguments)
+
+    monkeypatch.setattr("pipeline.image.decode", counting)
+    for x in range(0, 50, 10):
+        for source, upright in ((data, pixels), (other, pixels[::-1])):
+            np.testing.assert_array_equal(decode_region(source, (x, 5, x + 10, 40)), upright[5:40, x : x + 10])
+    assert len(decoded) == 2  # of images that come by turns, each once
+    np.testing.assert_array_equal(decode_region(data, None), pixels)
+    np.testing.assert_array_equal(decode_region(pixels, (1, 2, 3, 4)), pixels[2:4, 1:3])
+    with pytest.raises(StageError, match="within the image"):
+        decode_region(data, (0, 0, 61, 40))
+    with pytest.raises(StageError, match="truncated"):
+        decode_region(data[:-30], (0, 0, 10, 10))
