@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import signal
 import time
@@ -17,7 +18,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipeline.bundle import resolve
+from pipeline.formats.low_res import low_res_json
 from pipeline.image import decode
+from pipeline.mask_result import MaskResult
 from pipeline.result import Result
 from tests.deployments.fakes import base64, picture
 
@@ -140,6 +143,79 @@ def test_json_and_form_and_options_agree(client: httpx.Client, in_process: Any) 
     answer = Result.from_json(response.json())
     assert len(answer) == 1
     assert_same(answer, in_process.predict(SCENE, body["prompt"], multimask=True, max_detections=1))
+
+
+PROMPTS: dict[str, dict[str, Any]] = {
+    "boxes": {"boxes": [[20, 30, 140, 150.5], [150, 90, 310, 270]]},
+    "points": {"points": [[80, 90, 1], [300, 20, 0]]},
+    "both": {"boxes": [[20, 30, 140, 150], [0, 0, 400, 300]], "points": [[[80, 90, 1], [10, 10, 0]], []]},
+    "beyond the image": {"boxes": [[-30, 20, 500, 400]]},
+}
+
+
+def ask_for_masks(client: httpx.Client, image: bytes = SCENE, **fields: Any) -> MaskResult:
+    """The answer to a JSON body."""
+    response = client.post("/v1/masks", json={"image": base64(image), **fields})
+    assert response.status_code == 200, response.text
+    return MaskResult.from_json(response.json())
+
+
+def assert_same_masks(answer: MaskResult, reference: MaskResult) -> None:
+    """Equal as DESIGN promises for a result whatever its batch-mates."""
+    assert len(answer) == len(reference)
+    assert (answer.image_size, answer.model, answer.warnings) == (
+        reference.image_size,
+        reference.model,
+        reference.warnings,
+    )
+    np.testing.assert_allclose(answer.boxes, reference.boxes, atol=1)  # a mask's own box moves with its pixels
+    np.testing.assert_allclose(answer.mask_scores, reference.mask_scores, atol=1e-3)
+    for ours, theirs in zip(answer.iter_masks(), reference.iter_masks(), strict=True):
+        assert int((ours != theirs).sum()) <= max(2, 0.001 * int(theirs.sum()))
+    assert (answer.low_res is None) == (reference.low_res is None)
+    if answer.low_res is not None and reference.low_res is not None:
+        np.testing.assert_allclose(answer.low_res, reference.low_res, rtol=2e-3, atol=5e-2)
+    assert (answer.alternatives is None) == (reference.alternatives is None)
+    for one, other in zip(answer.alternatives or (), reference.alternatives or (), strict=True):
+        assert_same_masks(one, other)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_masks_for_prompts_are_the_in_process_ones(client: httpx.Client, in_process: Any, name: str) -> None:
+    """All three masks, as JSON; then the logits go back in, as a form."""
+    prompts = PROMPTS[name]
+    first = ask_for_masks(client, **prompts, multimask=True, low_res=True)
+    reference = in_process.masks(SCENE, **prompts, multimask=True, low_res=True)
+    assert_same_masks(first, reference)
+    fields = {field: json.dumps(value) for field, value in prompts.items()}
+    fields["mask_input"] = json.dumps([low_res_json(one) for one in reference.low_res])
+    response = client.post("/v1/masks", files={"image": SCENE}, data=fields)
+    refined = in_process.masks(SCENE, **prompts, mask_input=reference.low_res)
+    assert_same_masks(MaskResult.from_json(response.json()), refined)
+
+
+def test_masks_and_text_at_once(client: httpx.Client, in_process: Any, threads: ThreadPoolExecutor) -> None:
+    """Prompts of every layout, of words too, share the decoder's batches; one request takes two of them."""
+    corners = np.random.default_rng(0).uniform(0, 140, (90, 2))
+    many = np.concatenate((corners, corners + 60), 1).tolist()
+    orders = [*PROMPTS.values(), {"boxes": many, "multimask": True}, *PROMPTS.values()]
+    masks = [threads.submit(ask_for_masks, client, SCENE, **order) for order in orders]
+    words = [threads.submit(ask, client) for _ in range(2)]
+    for order, future in zip(orders, masks, strict=True):
+        assert_same_masks(future.result(), in_process.masks(SCENE, **order))
+    for answer in words:
+        assert_same(answer.result(), in_process.predict(SCENE, PROMPT))
+
+
+def test_prompts_that_may_not_be(client: httpx.Client) -> None:
+    low_res = low_res_json(np.zeros((64, 64), np.float16))  # of another model
+    for fields, param in (
+        ({"boxes": [[500, 0, 600, 50]]}, "boxes[0]"),
+        ({"points": [[10, 10, 2]]}, "points[0]"),
+        ({"points": [[10, 10, 1]], "mask_input": [low_res]}, "mask_input"),
+    ):
+        response = client.post("/v1/masks", json={"image": base64(SCENE), **fields})
+        assert (response.status_code, response.json()["error"]["param"]) == (422, param)
 
 
 def test_nothing_found_is_an_empty_list(client: httpx.Client) -> None:
