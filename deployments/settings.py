@@ -97,7 +97,9 @@ class StageSettings(Replicas):
 class DetectorSettings(StageSettings):
     """Its unit of cost is a caption: many classes make several, each a row of the batch."""
 
-    max_batch_cost: Annotated[int | None, Field(ge=1, description="Most captions in one forward pass.")] = 16
+    max_batch_cost: Annotated[
+        int | None, Field(ge=1, description="Most captions in one forward pass; a request of more runs in parts.")
+    ] = 16
 
 
 class MaskDecoderSettings(StageSettings):
