@@ -131,7 +131,7 @@ class TextToMask:
             height, width, _ = pixels.shape
             tiling = plan((height, width), parse_tile(tile), self.detector.arch.short_side, request)
             if tiling is not None:
-                return self._predict_tiled(pixels, request, options, DecodeOptions(multimask), tiling)
+                return self._predict_tiled(pixels, request, options, DecodeOptions(multimask), tiling, start)
         detections = self.detector.detect(pixels, request)
         detected = time.perf_counter()
         kept, removed = select(detections, options)
@@ -191,9 +191,9 @@ class TextToMask:
         options: SelectionOptions,
         decoding: DecodeOptions,
         tiling: Tiling,
+        start: float,
     ) -> Result:
         """Every tile through the detector; those in which something was found through the segmenter; one answer."""
-        start = time.perf_counter()
         kept = []
         removed = Counter(negatives=0, nms=0, area=0, cap=0)
         for number, region in enumerate(tiling.regions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 
 from pipeline import Result, StageError
 from pipeline.masks import encode
-from pipeline.stages import DetectRequest, TextClass
-from pipeline.tiling import MAX_TILES, TileSize, parse_tile, plan
+from pipeline.seams import limit, merge
+from pipeline.selection import SelectionOptions
+from pipeline.stages import Detections, DetectRequest, Masks, TextClass
+from pipeline.tiling import MAX_PIECES, MAX_TILES, TileSize, Tiling, parse_tile, plan
 from tests.pipeline.oracle import Mask, Oracle, Thing, tight
 
 FAST = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -258,3 +261,166 @@ def test_nms_and_negatives_count_once() -> None:
     assert untiled.removed == {"negatives": 1, "nms": 1, "area": 0, "cap": 0}
     assert tiled.removed == untiled.removed
     assert tiled.rles == untiled.rles == (encode(masks[0]),)
+
+
+# What two tiles say, not always the same. Both are 100 px high; the first spans 0 to 100, the second 60 to 160.
+
+TWO = Tiling((100, 160), ((0, 0, 100, 100), (60, 0, 160, 100)))
+SPOT, ONES = np.array([[10, 10, 100, 20]], np.float32), np.ones(1, np.float32)
+Said = tuple[Mask, int, float]  # a mask in the image's frame, class, score
+
+
+def merged(
+    *tiles: Sequence[Said], masks: bool = True, **options: Any
+) -> tuple[Detections, Masks | None, dict[str, int]]:
+    """`merge` of what each tile says, its masks cut to it."""
+    kept, decoded = [], []
+    for (x0, y0, x1, y1), said in zip(TWO.regions, tiles, strict=True):
+        cut = [mask[y0:y1, x0:x1] for mask, _, _ in said]
+        scores = np.array([score for _, _, score in said], np.float32)
+        boxes = np.array([tight(mask) for mask in cut], np.float32).reshape(-1, 4)
+        classes = np.array([class_id for _, class_id, _ in said], np.int32)
+        kept.append(Detections(boxes, scores, scores * np.float32(0.5), classes, (100, 100)))
+        areas = np.array([mask.sum() for mask in cut], np.int32)
+        quality = np.linspace(0.9, 0.5, len(said), dtype=np.float32)
+        decoded.append(Masks(tuple(encode(mask) for mask in cut), quality, areas))
+    return merge(TWO, kept, decoded if masks else None, SelectionOptions(**options))
+
+
+def bar(x0: int, x1: int, y0: int = 40, y1: int = 60) -> Mask:
+    return rectangle((100, 160), x0, y0, x1, y1)
+
+
+def names(found: Detections) -> list[tuple[int, float]]:
+    return [(int(a), round(float(b), 3)) for a, b in zip(found.class_ids, found.scores, strict=True)]
+
+
+def test_the_tile_that_sees_it_deepest_has_the_say() -> None:
+    found, masks, _ = merged([(bar(70, 98), 0, 0.9)], [(bar(69, 98), 1, 0.4)])
+    assert names(found) == [(1, 0.4)]
+    assert masks is not None
+    assert masks.rles == (encode(bar(69, 98)),)
+
+
+def test_a_cut_piece_gives_way_to_the_whole() -> None:
+    """It reaches a little beyond what the other tile sees: a box is not exact."""
+    whole = bar(65, 130)
+    sloppy = bar(55, 100) & (whole | bar(55, 65))
+    for class_id in (0, 1):
+        found, masks, _ = merged([(sloppy, class_id, 0.9)], [(whole, 0, 0.5)])
+        assert names(found) == [(0, 0.5)]
+        assert masks is not None
+        assert masks.rles == (encode(whole),)
+
+
+def test_a_large_cut_object_is_no_piece_of_a_small_one_before_it() -> None:
+    small, large = bar(70, 90, 45, 55), bar(0, 160)
+    found, _, _ = merged([(large, 0, 0.9), (small, 1, 0.8)], [(large, 0, 0.7), (small, 1, 0.6)])
+    assert names(found) == [(0, 0.9), (1, 0.8)]
+    np.testing.assert_array_equal(found.boxes, [tight(large), tight(small)])
+
+
+def test_scores_are_those_of_the_surest_piece_and_mask_scores_weigh_by_area() -> None:
+    found, masks, _ = merged([(bar(20, 160), 0, 0.4)], [(bar(90, 92, 0, 30), 1, 0.7), (bar(20, 160), 0, 0.6)])
+    assert names(found) == [(1, 0.7), (0, 0.6)]
+    np.testing.assert_allclose(found.text_scores, [0.35, 0.3])
+    assert masks is not None
+    np.testing.assert_allclose(masks.mask_scores, [0.9, (80 * 0.9 + 100 * 0.5) / 180], rtol=1e-6)
+
+
+def test_pieces_that_are_named_differently_come_back_once() -> None:
+    found, masks, _ = merged([(bar(20, 160), 0, 0.5)], [(bar(20, 160), 1, 0.6)])
+    assert names(found) == [(1, 0.6)]
+    assert masks is not None
+    assert masks.rles == (encode(bar(20, 160)),)
+
+
+def test_what_both_tiles_name_twice_stays_twice() -> None:
+    both = [(bar(20, 160), 0, 0.5), (bar(20, 160), 1, 0.4)]
+    found, _, _ = merged(both, both)
+    assert names(found) == [(0, 0.5), (1, 0.4)]
+    found, _, _ = merged(both, both[:1])  # the second tile does not say that it is nothing else
+    assert names(found) == [(0, 0.5), (1, 0.4)]
+
+
+def test_a_mask_over_two_objects_does_not_make_one_of_them() -> None:
+    upper, lower = bar(20, 160, 30, 55), bar(20, 160, 55, 80)
+    found, masks, _ = merged([(upper, 0, 0.9), (lower, 0, 0.8)], [(upper | lower, 0, 0.7)])
+    assert names(found) == [(0, 0.9), (0, 0.8)]
+    assert masks is not None
+    assert masks.rles[1] == encode(lower & bar(0, 100, 0, 100))
+
+
+def test_a_mask_that_misses_a_part_is_still_of_the_same_object() -> None:
+    ring = ellipse((100, 160), 80, 50, 70, 40, hole=0.6)
+    half = ring & ~(bar(0, 160, 0, 100) & bar(60, 100, 20, 50))
+    found, masks, _ = merged([(half, 0, 0.9)], [(ring, 0, 0.8)])
+    assert names(found) == [(0, 0.9)]
+    assert masks is not None
+    assert masks.rles == (encode((half & bar(0, 100, 0, 100)) | (ring & bar(60, 160, 0, 100))),)
+
+
+def test_a_neighbour_that_says_nothing_leaves_a_piece_as_it_is() -> None:
+    found, masks, _ = merged([(bar(20, 160), 0, 0.5)], [])
+    assert names(found) == [(0, 0.5)]
+    assert masks is not None
+    assert masks.rles == (encode(bar(20, 100)),)
+    np.testing.assert_array_equal(found.boxes, [tight(bar(20, 100))])
+
+
+def test_boxes_alone_are_merged_too() -> None:
+    said = [(bar(20, 160), 0, 0.5), (bar(20, 160, 62, 70), 0, 0.4)]
+    found, masks, _ = merged(said, said, masks=False)
+    assert masks is None
+    assert names(found) == [(0, 0.5), (0, 0.4)]
+    np.testing.assert_array_equal(found.boxes, [tight(bar(20, 160)), tight(bar(20, 160, 62, 70))])
+
+
+def test_nms_area_and_cap_come_after_merging() -> None:
+    long, nearly, other, small = bar(10, 150), bar(10, 150, 40, 58), bar(2, 40, 80, 99), bar(110, 120, 5, 10)
+    first = [(long, 0, 0.9), (other, 0, 0.5)]
+    second = [(nearly, 1, 0.8), (small, 0, 0.6)]
+    found, _, removed = merged(first, second, nms="agnostic", min_area=0.01, max_detections=1)
+    assert names(found) == [(0, 0.9)]
+    assert removed == {"nms": 0, "area": 1, "cap": 1}
+    found, _, removed = merged([(long, 0, 0.9), (nearly, 1, 0.8)], [(long, 0, 0.7), (nearly, 1, 0.6)], nms="agnostic")
+    assert names(found) == [(0, 0.9)]
+    assert removed == {"nms": 1, "area": 0, "cap": 0}
+
+
+def test_nothing_found_and_empty_masks() -> None:
+    found, masks, _ = merged([], [])
+    assert len(found) == 0
+    assert found.boxes.shape == (0, 4)
+    assert masks is not None
+    assert len(masks) == len(masks.mask_scores) == len(masks.areas) == 0
+    nothing = Masks((encode(np.zeros((100, 100), np.bool_)),), np.array([0.3], np.float32), np.zeros(1, np.int32))
+    one = Detections(SPOT, ONES, ONES, np.zeros(1, np.int32), (100, 100))
+    found, masks, _ = merge(TWO, [one, one], [nothing, nothing], SelectionOptions(nms="off"))
+    assert len(found) == 2
+    assert masks is not None
+    assert masks.rles == (encode(np.zeros((100, 160), np.bool_)),) * 2
+
+
+def test_merging_ends_at_the_deadline() -> None:
+    said = Detections(SPOT, ONES, ONES, np.zeros(1, np.int32), (100, 100))
+    with pytest.raises(StageError) as refused:
+        merge(TWO, [said, said], None, SelectionOptions(), deadline=time.time())
+    assert refused.value.code == "deadline_exceeded"
+
+
+def test_the_best_pieces_are_kept_when_there_are_too_many() -> None:
+    rng = np.random.default_rng(0)
+    counts = [MAX_PIECES // 2, 0, MAX_PIECES, 7]
+    kept = []
+    for count in counts:
+        scores = rng.random(count).round(2).astype(np.float32)
+        boxes, classes = np.zeros((count, 4), np.float32), np.zeros(count, np.int32)
+        kept.append(Detections(boxes, scores, scores, classes, (9, 9), passes=3))
+    left, over = limit(kept)
+    assert sum(map(len, left)) == MAX_PIECES
+    assert over == sum(counts) - MAX_PIECES
+    expected = np.sort(np.concatenate([found.scores for found in kept]))[-MAX_PIECES:]
+    np.testing.assert_array_equal(np.sort(np.concatenate([found.scores for found in left])), expected)
+    assert [found.passes for found in left] == [3] * 4
+    assert limit(kept[:2])[1] == 0
