@@ -353,11 +353,46 @@ def test_a_mask_over_two_objects_does_not_make_one_of_them() -> None:
 
 def test_a_mask_that_misses_a_part_is_still_of_the_same_object() -> None:
     ring = ellipse((100, 160), 80, 50, 70, 40, hole=0.6)
-    half = ring & ~(bar(0, 160, 0, 100) & bar(60, 100, 20, 50))
+    half = ring & ~bar(60, 100, 11, 50) & ~bar(60, 100, 80, 100)  # a fifth of it where both look, but as tall
     found, masks, _ = merged([(half, 0, 0.9)], [(ring, 0, 0.8)])
     assert names(found) == [(0, 0.9)]
     assert masks is not None
     assert masks.rles == (encode((half & bar(0, 100, 0, 100)) | (ring & bar(60, 160, 0, 100))),)
+
+
+def test_an_object_before_another_of_its_class_stays() -> None:
+    large, small = bar(20, 160, 20, 80), bar(20, 160, 45, 55)
+    found, masks, _ = merged([(large, 0, 0.9)], [(small, 0, 0.8)])
+    assert names(found) == [(0, 0.9), (0, 0.8)]
+    assert masks is not None
+    assert masks.areas.tolist() == [80 * 60, 100 * 10]
+
+
+def test_the_box_of_an_object_in_pieces_is_around_its_mask() -> None:
+    cut = [bar(20, 160)[:, :100], bar(20, 160)[:, 60:]]
+    kept = [
+        Detections(
+            tight(mask)[None] + np.array([0, 3, 0, -2], np.float32), ONES, ONES, np.zeros(1, np.int32), (100, 100)
+        )
+        for mask in cut
+    ]
+    masks = [Masks((encode(mask),), ONES, np.array([mask.sum()], np.int32)) for mask in cut]
+    found, _, _ = merge(TWO, kept, masks, SelectionOptions())
+    np.testing.assert_array_equal(found.boxes, [tight(bar(20, 160))])
+
+
+def test_boxes_in_the_middle_of_an_overlap_are_not_left_by_each_tile_to_the_other() -> None:
+    """Each tile sees it a pixel nearer to itself than the other does."""
+    first = np.array([[70, 40, 91, 60]], np.float32)
+    second = np.array([[9, 40, 30, 60]], np.float32)  # 69 to 90 in the image
+    counted = 0
+    for number, boxes in enumerate((first, second)):
+        found = Detections(boxes, ONES, ONES, np.zeros(1, np.int32), (100, 100))
+        admitted, _ = TWO.admit(found, number, SelectionOptions())
+        counted += len(admitted)
+    assert counted == 2
+    deeper = Detections(first + np.array([10, 0, 9, 0], np.float32), ONES, ONES, np.zeros(1, np.int32), (100, 100))
+    assert len(TWO.admit(deeper, 0, SelectionOptions())[0]) == 0
 
 
 def test_a_neighbour_that_says_nothing_leaves_a_piece_as_it_is() -> None:
