@@ -6,8 +6,8 @@ Colour = tuple[int, int, int]
 """RGB, 0 to 255."""
 
 # Picked one after the other, each as far as possible (CIEDE2000) from all before it, among colours that stand out from
-# black, white and grey: lightness 40 to 88, chroma 30 or more (the first ten: 60). Of the first 8 no two are closer than
-# 24, of the first 40 than 13, of all than 12; people see differences from about 2.
+# black, white and grey: lightness 40 to 88, chroma 30 or more (the first ten: 60). Of the first 8 no two are closer
+# than 24, of the first 40 than 13, of all than 12; people see differences from about 2.
 _PALETTE = (
     0xE11E2D, 0x00F000, 0x0096FF, 0xFFB42D, 0xFF96FF, 0x961EFF, 0x788700, 0xA55A00,
     0xF00096, 0xFF875A, 0x00F0F0, 0x007869, 0x69B487, 0x0F5AC3, 0xE1E196, 0x9678B4,
