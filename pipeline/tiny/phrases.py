@@ -73,7 +73,7 @@ def sample(colours: np.ndarray, shapes: np.ndarray, rng: np.random.Generator, mo
         colours, shapes: `(N,)` of the objects that are there.
         most: no more classes than this.
     """
-    style = rng.choice(4, p=[0.5, 0.2, 0.12, 0.18])
+    style = rng.choice(4, p=[0.34, 0.42, 0.07, 0.17])
     wanted = int(rng.integers(1, 5)) if rng.random() < 0.3 else int(rng.integers(4, most + 1))
     absent_only = rng.random() < 0.06
     chosen: dict[tuple[int | None, int | None], Phrase] = {}

@@ -34,7 +34,7 @@ def initialise(model: Any) -> None:
 
 
 class Tutor(nn.Module):
-    """Names shape and colour at each object's centre, straight from the projected backbone features.
+    """Names shape and colour at each object's centre and around it, straight from the projected backbone features.
 
     Shape is what a backbone from scratch learns last; this shortens the way of the gradient. Thrown away afterwards.
     """
@@ -55,13 +55,16 @@ class Tutor(nn.Module):
     def forward(self, known: Known, padding: Tensor) -> Tensor:
         height, width = (~padding[:, :, 0]).sum(1), (~padding[:, 0]).sum(1)
         share = torch.stack((width / padding.shape[2], height / padding.shape[1]), -1)
-        spots = known.boxes[..., :2] * share[:, None] * 2 - 1
+        corners = torch.tensor([[0, 0], [1, 1], [-1, 1], [1, -1], [-1, -1]], device=padding.device) * 0.22
+        spots = known.boxes[:, :, None, :2] + corners * known.boxes[:, :, None, 2:]
+        spots = spots * share[:, None, None] * 2 - 1
         total = torch.zeros((), device=padding.device)
         for head, features in zip(self.heads, self.maps, strict=True):
-            at = F.grid_sample(features.float(), spots[:, None], align_corners=False)[:, :, 0].transpose(1, 2)
+            at = F.grid_sample(features.float(), spots, align_corners=False).permute(0, 2, 3, 1)
             names = head(at[known.present])
-            total = total + F.cross_entropy(names[:, :8], known.shapes[known.present])
-            total = total + F.cross_entropy(names[:, 8:], known.colours[known.present])
+            for logits, name in ((names[..., :8], known.shapes), (names[..., 8:], known.colours)):
+                every = name[known.present][:, None].expand(logits.shape[:2])
+                total = total + F.cross_entropy(logits.flatten(0, 1), every.flatten())
         return total
 
 
@@ -121,7 +124,7 @@ def main() -> None:
         images, padding = batch.inputs(args.device)
         total = detection_loss(model, batch, images, padding, args.bf16)
         lesson = tutor(batch.known.to(args.device), padding)
-        return total + 0.5 * lesson, {"loss": total, "tutor": lesson}
+        return total + 1.5 * lesson, {"loss": total, "tutor": lesson}
 
     groups = [*parameter_groups(model), {"params": [*tutor.parameters()], "weight_decay": 0.0}]
     draw = Draw(arch, args.batch, tuple(args.short), args.seed, args.device)
