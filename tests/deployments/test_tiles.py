@@ -149,6 +149,15 @@ def test_the_answer_is_that_of_the_reference() -> None:
     assert stages.cancelled == []
 
 
+def test_pieces_beyond_the_most_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.seams.MAX_PIECES", 9)
+    result = run(lambda: segment(OracleStages(Oracle(scene()))))
+    blank = np.zeros((*SIZE, 3), np.uint8)
+    tile = {"size": TILE.size, "overlap": TILE.overlap}
+    assert result == Oracle(scene()).model().predict(blank, ["a", "b"], nms="off", tile=tile)
+    assert result.removed["cap"] > 0
+
+
 def test_a_few_tiles_at_a_time() -> None:
     stages = OracleStages(Oracle(scene()))
     run(lambda: segment(stages))
