@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.errors import StageError
     from pipeline.langsam import LangSAM
+    from pipeline.mask_result import MaskResult
     from pipeline.pictures import draw_image, load_image
     from pipeline.result import Result
     from pipeline.text_to_mask import TextToMask
 
 __version__ = "0.1.0"
-__all__ = ["LangSAM", "Result", "StageError", "TextToMask", "__version__", "draw_image", "load_image"]
+__all__ = ["LangSAM", "MaskResult", "Result", "StageError", "TextToMask", "__version__", "draw_image", "load_image"]
 
 _HOME = {
     "LangSAM": "pipeline.langsam",
+    "MaskResult": "pipeline.mask_result",
     "Result": "pipeline.result",
     "StageError": "pipeline.errors",
     "TextToMask": "pipeline.text_to_mask",
