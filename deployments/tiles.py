@@ -7,7 +7,6 @@ time, so that one large image fills the stages' batches and still leaves room in
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -18,7 +17,7 @@ from deployments.calls import Calls
 from pipeline.seams import limit, merge
 from pipeline.selection import SelectionOptions
 from pipeline.stages import DecodeOptions, Detections, DetectRequest, MaskPrompts, Masks
-from pipeline.tiling import Tiling
+from pipeline.tiling import Admitted, Tiling
 
 AT_ONCE = 8  # tiles of one request under way: a full batch by default
 
@@ -43,28 +42,24 @@ async def segment_tiles(
     Raises:
         As `Calls` does; StageError `deadline_exceeded` from merging.
     """
-    removed = Counter(negatives=0, nms=0, area=0, cap=0)
 
-    async def detect(number: int) -> Detections:
+    async def detect(number: int) -> Admitted:
         found = await calls.detect(replace(request, region=tiling.regions[number]))
-        admitted, left_out = await asyncio.to_thread(tiling.admit, found, number, selection)
-        removed.update(left_out)
-        return admitted
+        return await asyncio.to_thread(tiling.admit, found, number, selection)
 
     async def decode(number: int) -> Masks:
-        if decoding is None or not len(kept[number]):
+        boxes = admitted[number].kept.boxes
+        if decoding is None or not len(boxes):
             return Masks((), np.zeros(0, np.float32))
         # Only now: a tile in which nothing was found is never encoded.
-        encoding = calls.encode(tiling.regions[number])
-        return await calls.decode(encoding, MaskPrompts(boxes=kept[number].boxes), decoding)
+        return await calls.decode(calls.encode(tiling.regions[number]), MaskPrompts(boxes=boxes), decoding)
 
     numbers = range(len(tiling.regions))
-    kept, over = limit(await _each(detect, numbers))
+    admitted = limit(await _each(detect, numbers))
     masks = None if decoding is None else await _each(decode, numbers)
-    merged, united, left_out = await asyncio.to_thread(merge, tiling, kept, masks, selection, deadline)
+    merged, united, removed = await asyncio.to_thread(merge, tiling, admitted, masks, selection, deadline)
     calls.timings.mark("masks", after=("detect", "encode"))
-    removed.update(left_out, cap=over)
-    return merged, dict(removed), united
+    return merged, removed, united
 
 
 async def _each(work: Callable[[int], Awaitable[T]], numbers: range) -> list[T]:

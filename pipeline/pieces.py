@@ -17,10 +17,11 @@ import numpy.typing as npt
 from pipeline.errors import StageError
 from pipeline.masks import BoolArray, box_iou, decode_crop
 from pipeline.stages import Detections, Masks, Region
-from pipeline.tiling import Tiling
+from pipeline.tiling import Admitted, Tiling
 from pipeline.windows import Window, clipped, common, shared, within
 
 AGREEMENT = 0.5  # least IoU of two masks where their tiles overlap
+INSIDE = 0.8  # share of a part that lies in the object
 ALIKE = 0.7  # IoU of boxes above which NMS takes two for one, by default
 _CACHED = 16  # decoded masks, up to 16 MB each
 
@@ -29,16 +30,17 @@ class Pieces:
     """What all tiles contribute, in the image's frame; a row is an index into it.
 
     Args:
-        kept, masks, deadline: as `pipeline.seams.merge` takes them. Without masks, boxes stand for them.
+        tiling, admitted, masks, deadline: as `pipeline.seams.merge` takes them. Without masks, boxes stand for them.
     """
 
     def __init__(
-        self, tiling: Tiling, kept: Sequence[Detections], masks: Sequence[Masks] | None, deadline: float | None
+        self, tiling: Tiling, admitted: Sequence[Admitted], masks: Sequence[Masks] | None, deadline: float | None
     ) -> None:
         self.tiling = tiling
         self.deadline = deadline
-        self.tile = np.repeat(np.arange(len(kept)), [len(found) for found in kept])
-        self.found = _moved(tiling, kept)
+        self.tile = np.repeat(np.arange(len(admitted)), [len(one.kept) for one in admitted])
+        self.found = _moved(tiling, [one.kept for one in admitted])
+        self.left = [one.left for one in admitted]
         self.depth = tiling.depth(self.found.boxes)[np.arange(len(self.tile)), self.tile]
         self.cut = self.depth <= tiling.margin
         self.masked = masks is not None
@@ -56,21 +58,26 @@ class Pieces:
 
     def objects(self) -> list[list[int]]:
         """The rows of each object, in order: one, or the cut pieces of an object that no tile sees whole."""
-        pairs = sorted(self._agreeing(), key=lambda pair: (-pair[0], pair[1:]))
-        alive = self._deepest([(a, b) for _, a, b in pairs if not self.cut[a] or not self.cut[b]])
-        pieces = [(a, b) for _, a, b in pairs if self.cut[a] and self.cut[b] and alive[a] and alive[b]]
-        group = self._joined(pieces)
+        alive = np.ones(len(self.tile), np.bool_)
+        pairs = []
+        for a, b, both, alike in self._overlapping():
+            agreement = self._agreement(a, b, both, alike)
+            if agreement >= AGREEMENT:
+                pairs.append((agreement, a, b))
+            elif (part := self._part(a, b)) is not None:
+                alive[part] = False
+        pairs.sort(key=lambda pair: (-pair[0], pair[1:]))
+        self._deepest([(a, b) for _, a, b in pairs if not self.cut[a] or not self.cut[b]], alive)
+        group = self._joined([(a, b) for _, a, b in pairs if self.cut[a] and self.cut[b] and alive[a] and alive[b]])
         return [np.flatnonzero(group == number).tolist() for number in np.unique(group[alive])]
 
-    def _deepest(self, pairs: Sequence[tuple[int, int]]) -> BoolArray:
-        """Which rows remain when the tile that sees an object deepest has the say on it."""
-        alive = np.ones(len(self.tile), np.bool_)
+    def _deepest(self, pairs: Sequence[tuple[int, int]], alive: BoolArray) -> None:
+        """The tile that sees an object deepest has the say on it: in `alive` the others' rows are struck out."""
         rank = np.argsort(np.argsort(-self.depth, kind="stable"))
         for pair in sorted(pairs, key=lambda pair: min(rank[list(pair)])):
             winner, loser = sorted(pair, key=lambda row: rank[row])
             if alive[winner]:
                 alive[loser] = False
-        return alive
 
     def _joined(self, pairs: Sequence[tuple[int, int]]) -> npt.NDArray[np.intp]:
         """A number for each row, equal for the pieces of one object. `pairs` agree, the best first."""
@@ -90,8 +97,8 @@ class Pieces:
                 group[group == group[b]] = group[a]
         return group
 
-    def _agreeing(self) -> Iterator[tuple[float, int, int]]:
-        """Pairs of rows from two tiles that are one object, by what both say of the tiles' overlap; and how surely."""
+    def _overlapping(self) -> Iterator[tuple[int, int, Region, bool]]:
+        """Pairs of rows from two tiles whose boxes overlap where the tiles do; that region; are they alike there?"""
         regions = self.tiling.regions
         rows = [np.flatnonzero(self.tile == number) for number in range(len(regions))]
         for i, j in combinations([number for number in range(len(regions)) if len(rows[number])], 2):
@@ -101,10 +108,7 @@ class Pieces:
             first, second = (clipped(self.found.boxes[some], both) for some in (rows[i], rows[j]))
             overlap = box_iou(first, second)
             for k, m in np.argwhere(overlap > 0):
-                a, b = int(rows[i][k]), int(rows[j][m])
-                agreement = self._agreement(a, b, both, alike=bool(overlap[k, m] >= ALIKE))
-                if agreement >= AGREEMENT:
-                    yield agreement, a, b
+                yield int(rows[i][k]), int(rows[j][m]), both, bool(overlap[k, m] >= ALIKE)
 
     def _agreement(self, a: int, b: int, both: Region, alike: bool) -> float:
         """0 to 1: how far two masks of tiles that share the region `both` are one; `alike`: their boxes are, there."""
@@ -126,6 +130,25 @@ class Pieces:
             # NMS would take such boxes for one object. If one mask lies in the other, it only missed some of it.
             agreement = max(agreement, overlapping / min(seen))
         return float(agreement)
+
+    def _part(self, a: int, b: int) -> int | None:
+        """Which of two rows of one class is a mere part of the other, if one is.
+
+        It lies in the other's mask, and the other's tile, which sees its place uncut, says nothing of it by itself.
+        """
+        areas = [np.count_nonzero(self.window(row)[0]) for row in (a, b)]
+        small, large = (a, b) if areas[0] < areas[1] else (b, a)
+        if self.found.class_ids[a] != self.found.class_ids[b] or self.cut[small]:
+            return None
+        if common(self.window(a), self.window(b)) < INSIDE * min(areas):
+            return None
+        tile = self.tile[large]
+        box = self.found.boxes[small, None]
+        if self.tiling.depth(box)[0, tile] <= self.tiling.margin:
+            return None
+        left = self.left[tile] + np.array(self.tiling.regions[tile][:2] * 2, np.float32)
+        said = np.concatenate((left, self.found.boxes[self.tile == tile]))
+        return None if (box_iou(box, said) >= AGREEMENT).any() else small
 
 
 def _moved(tiling: Tiling, kept: Sequence[Detections]) -> Detections:

@@ -6,6 +6,7 @@ united from its pieces.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,22 +17,25 @@ from pipeline.masks import encode_crop
 from pipeline.pieces import Pieces
 from pipeline.selection import SelectionOptions, cap, filter_area, suppress
 from pipeline.stages import RLE, Detections, Float32Array, Masks
-from pipeline.tiling import MAX_PIECES, Tiling
+from pipeline.tiling import MAX_PIECES, Admitted, Tiling
 from pipeline.windows import extent, union
 
 
-def limit(kept: Sequence[Detections]) -> tuple[list[Detections], int]:
-    """The best `MAX_PIECES` of all that the tiles admitted, tile by tile, and how many were left out."""
-    scores = np.concatenate([found.scores for found in kept])
+def limit(admitted: Sequence[Admitted]) -> list[Admitted]:
+    """The best `MAX_PIECES` of all that the tiles admitted, tile by tile; what is over counts as `cap`."""
+    scores = np.concatenate([one.kept.scores for one in admitted])
     best = np.zeros(len(scores), np.bool_)
     best[np.argsort(-scores, kind="stable")[:MAX_PIECES]] = True
-    parts = np.split(best, np.cumsum([len(found) for found in kept])[:-1])
-    return [found.take(part) for found, part in zip(kept, parts, strict=True)], int((~best).sum())
+    parts = np.split(best, np.cumsum([len(one.kept) for one in admitted])[:-1])
+    return [
+        replace(one, kept=one.kept.take(part), removed=one.removed | {"cap": one.removed["cap"] + int((~part).sum())})
+        for one, part in zip(admitted, parts, strict=True)
+    ]
 
 
 def merge(
     tiling: Tiling,
-    kept: Sequence[Detections],
+    admitted: Sequence[Admitted],
     masks: Sequence[Masks] | None,
     options: SelectionOptions,
     deadline: float | None = None,
@@ -39,32 +43,35 @@ def merge(
     """One answer for the image.
 
     Args:
-        kept: what each tile contributes, in its own frame, in the order of `tiling.regions`.
-        masks: of `kept`; None where none were asked for: then boxes stand for masks.
+        admitted: what each tile contributes, in the order of `tiling.regions`.
+        masks: of what each tile kept; None where none were asked for: then boxes stand for masks.
         options: NMS, area and cap, which are applied to the whole image, in this order.
         deadline: Unix time in seconds, or None.
 
     Returns:
         The detections kept and their masks, in the image's frame, best score first, as `select` returns them; and how
-        many each step removed.
+        many each step removed, in the tiles and here.
 
     Raises:
         StageError: `deadline_exceeded`.
     """
-    pieces = Pieces(tiling, kept, masks, deadline)
+    pieces = Pieces(tiling, admitted, masks, deadline)
     united = [_unite(pieces, rows) for rows in pieces.objects()]
     boxes = np.array([one.box for one in united], np.float32).reshape(-1, 4)
     found = replace(pieces.found.take(np.array([one.row for one in united], np.intp)), boxes=boxes)
-    rows, removed = _select(found, options)
+    rows, here = _select(found, options)
+    removed = Counter(negatives=0, nms=0, area=0, cap=0)
+    for step in (*(one.removed for one in admitted), here):
+        removed.update(step)
     if masks is None:
-        return found.take(rows), None, removed
+        return found.take(rows), None, dict(removed)
     chosen = [united[row] for row in rows]
     answer = Masks(
         tuple(one.rle for one in chosen),
         np.array([one.mask_score for one in chosen], np.float32),
         np.array([one.area for one in chosen], np.int32),
     )
-    return found.take(rows), answer, removed
+    return found.take(rows), answer, dict(removed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -194,29 +193,24 @@ class TextToMask:
         start: float,
     ) -> Result:
         """Every tile through the detector; those in which something was found through the segmenter; one answer."""
-        kept = []
-        removed = Counter(negatives=0, nms=0, area=0, cap=0)
+        admitted = []
         for number, region in enumerate(tiling.regions):
             found = self.detector.detect(pixels, replace(request, region=region))
-            admitted, left_out = tiling.admit(found, number, options)
-            kept.append(admitted)
-            removed.update(left_out)
-        kept, over = limit(kept)
-        removed["cap"] += over
+            admitted.append(tiling.admit(found, number, options))
+        admitted = limit(admitted)
         detected = time.perf_counter()
         masks, encoding = [], 0.0
-        for region, some in zip(tiling.regions, kept, strict=True):
-            if not len(some):
+        for region, one in zip(tiling.regions, admitted, strict=True):
+            if not len(one.kept):
                 masks.append(Masks((), np.zeros(0, np.float32)))
                 continue
             begin = time.perf_counter()
             embedding = self.image_encoder.encode(pixels, region=region)
             encoding += time.perf_counter() - begin
-            masks.append(self.mask_decoder.decode(embedding, MaskPrompts(boxes=some.boxes), decoding))
-        merged, united, left_out = merge(tiling, kept, masks, options)
-        removed.update(left_out)
+            masks.append(self.mask_decoder.decode(embedding, MaskPrompts(boxes=one.kept.boxes), decoding))
+        merged, united, removed = merge(tiling, admitted, masks, options)
         timings_ms = _timings_ms(start, detected, detected + encoding)
-        return assemble(request, merged, dict(removed), united, model=self.name, timings_ms=timings_ms)
+        return assemble(request, merged, removed, united, model=self.name, timings_ms=timings_ms)
 
 
 def _timings_ms(start: float, detected: float, encoded: float) -> dict[str, float]:

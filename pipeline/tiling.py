@@ -55,6 +55,22 @@ def parse_tile(tile: object) -> Literal["auto"] | TileSize:
 
 
 @dataclass(frozen=True, slots=True)
+class Admitted:
+    """What one tile contributes, in its own frame.
+
+    Attributes:
+        kept: at most `max_detections`, best first.
+        left: boxes `(M, 4)` that were left to tiles that see them deeper.
+        removed: how many detections each step removed. Of those that several tiles see only the first of the deepest
+            counts, so that over all tiles each counts once.
+    """
+
+    kept: Detections
+    left: Float32Array
+    removed: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Tiling:
     """An image and its tiles, which are all of one size, lie inside it, and together cover it.
 
@@ -85,17 +101,13 @@ class Tiling:
         depth: Float32Array = np.where(ends, np.float32(np.inf), inside).min(axis=2)
         return depth
 
-    def admit(self, found: Detections, number: int, options: SelectionOptions) -> tuple[Detections, dict[str, int]]:
+    def admit(self, found: Detections, number: int, options: SelectionOptions) -> Admitted:
         """What tile `number` contributes: negatives and NMS within the tile, then the boxes that no other sees deeper.
 
         Two tiles that see a box about equally deep both keep it: else each could leave it to the other.
 
         Args:
             found: the detector's answer, in the tile's frame.
-
-        Returns:
-            In the tile's frame, at most `max_detections`, best first; and how many each step removed, of those that the
-            first of the deepest tiles sees: so that over all tiles each counts once.
         """
         offset = np.array(self.regions[number][:2] * 2, np.float32)
 
@@ -106,11 +118,11 @@ class Tiling:
         clear = drop_negatives(found, options.negative_iou)
         apart = suppress(clear, options.nms, options.nms_threshold)
         depth = self.depth(apart.boxes + offset)
-        home = apart.take(depth.max(axis=1) <= depth[:, number] + np.float32(self.margin))
-        best = cap(home, options.max_detections)
-        counts = [count(some) for some in (positive, clear, apart, home, best)]
+        home = depth.max(axis=1) <= depth[:, number] + np.float32(self.margin)
+        best = cap(apart.take(home), options.max_detections)
+        counts = [count(some) for some in (positive, clear, apart, apart.take(home), best)]
         removed = {"negatives": counts[0] - counts[1], "nms": counts[1] - counts[2], "cap": counts[3] - counts[4]}
-        return best, removed
+        return Admitted(best, apart.boxes[~home], removed)
 
 
 def plan(

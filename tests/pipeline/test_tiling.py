@@ -17,7 +17,7 @@ from pipeline.masks import encode
 from pipeline.seams import limit, merge
 from pipeline.selection import SelectionOptions
 from pipeline.stages import Detections, DetectRequest, Masks, TextClass
-from pipeline.tiling import MAX_PIECES, MAX_TILES, TileSize, Tiling, parse_tile, plan
+from pipeline.tiling import MAX_PIECES, MAX_TILES, Admitted, TileSize, Tiling, parse_tile, plan
 from tests.pipeline.oracle import Mask, Oracle, Thing, tight
 
 FAST = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -284,7 +284,11 @@ def merged(
         areas = np.array([mask.sum() for mask in cut], np.int32)
         quality = np.linspace(0.9, 0.5, len(said), dtype=np.float32)
         decoded.append(Masks(tuple(encode(mask) for mask in cut), quality, areas))
-    return merge(TWO, kept, decoded if masks else None, SelectionOptions(**options))
+    return merge(TWO, admitted(*kept), decoded if masks else None, SelectionOptions(**options))
+
+
+def admitted(*kept: Detections) -> list[Admitted]:
+    return [Admitted(found, np.zeros((0, 4), np.float32), {"negatives": 0, "nms": 0, "cap": 0}) for found in kept]
 
 
 def bar(x0: int, x1: int, y0: int = 40, y1: int = 60) -> Mask:
@@ -368,6 +372,29 @@ def test_an_object_before_another_of_its_class_stays() -> None:
     assert masks.areas.tolist() == [80 * 60, 100 * 10]
 
 
+def test_a_part_that_the_other_tile_does_not_set_apart_is_none() -> None:
+    """The second tile sees only a part of what the first sees whole: deeper, as it is smaller."""
+    whole, part = bar(50, 96), bar(75, 96)
+    found, masks, _ = merged([(whole, 0, 0.5)], [(part, 0, 0.9)])
+    assert names(found) == [(0, 0.5)]
+    assert masks is not None
+    assert masks.rles == (encode(whole),)
+    assert len(merged([(whole, 0, 0.5)], [(part, 1, 0.9)])[0]) == 2  # a wheel is no second car
+
+
+def test_what_the_other_tile_sets_apart_stays() -> None:
+    """One before another of its class; the first tile left it to the second."""
+    large, small = bar(50, 96), bar(75, 96)
+    kept = [
+        Detections(tight(mask)[None], ONES, ONES, np.zeros(1, np.int32), (100, 100)) for mask in (large, small[:, 60:])
+    ]
+    masks = [Masks((encode(mask),), ONES, np.array([1], np.int32)) for mask in (large[:, :100], small[:, 60:])]
+    first, second = admitted(*kept)
+    found, _, _ = merge(TWO, [replace(first, left=tight(small)[None]), second], masks, SelectionOptions())
+    assert len(found) == 2
+    assert len(merge(TWO, [first, second], masks, SelectionOptions())[0]) == 1
+
+
 def test_the_box_of_an_object_in_pieces_is_around_its_mask() -> None:
     cut = [bar(20, 160)[:, :100], bar(20, 160)[:, 60:]]
     kept = [
@@ -377,7 +404,7 @@ def test_the_box_of_an_object_in_pieces_is_around_its_mask() -> None:
         for mask in cut
     ]
     masks = [Masks((encode(mask),), ONES, np.array([mask.sum()], np.int32)) for mask in cut]
-    found, _, _ = merge(TWO, kept, masks, SelectionOptions())
+    found, _, _ = merge(TWO, admitted(*kept), masks, SelectionOptions())
     np.testing.assert_array_equal(found.boxes, [tight(bar(20, 160))])
 
 
@@ -388,11 +415,12 @@ def test_boxes_in_the_middle_of_an_overlap_are_not_left_by_each_tile_to_the_othe
     counted = 0
     for number, boxes in enumerate((first, second)):
         found = Detections(boxes, ONES, ONES, np.zeros(1, np.int32), (100, 100))
-        admitted, _ = TWO.admit(found, number, SelectionOptions())
-        counted += len(admitted)
+        counted += len(TWO.admit(found, number, SelectionOptions()).kept)
     assert counted == 2
     deeper = Detections(first + np.array([10, 0, 9, 0], np.float32), ONES, ONES, np.zeros(1, np.int32), (100, 100))
-    assert len(TWO.admit(deeper, 0, SelectionOptions())[0]) == 0
+    left = TWO.admit(deeper, 0, SelectionOptions())
+    assert len(left.kept) == 0
+    np.testing.assert_array_equal(left.left, deeper.boxes)
 
 
 def test_a_neighbour_that_says_nothing_leaves_a_piece_as_it_is() -> None:
@@ -417,10 +445,10 @@ def test_nms_area_and_cap_come_after_merging() -> None:
     second = [(nearly, 1, 0.8), (small, 0, 0.6)]
     found, _, removed = merged(first, second, nms="agnostic", min_area=0.01, max_detections=1)
     assert names(found) == [(0, 0.9)]
-    assert removed == {"nms": 0, "area": 1, "cap": 1}
+    assert removed == {"negatives": 0, "nms": 0, "area": 1, "cap": 1}
     found, _, removed = merged([(long, 0, 0.9), (nearly, 1, 0.8)], [(long, 0, 0.7), (nearly, 1, 0.6)], nms="agnostic")
     assert names(found) == [(0, 0.9)]
-    assert removed == {"nms": 1, "area": 0, "cap": 0}
+    assert removed == {"negatives": 0, "nms": 1, "area": 0, "cap": 0}
 
 
 def test_nothing_found_and_empty_masks() -> None:
@@ -431,7 +459,7 @@ def test_nothing_found_and_empty_masks() -> None:
     assert len(masks) == len(masks.mask_scores) == len(masks.areas) == 0
     nothing = Masks((encode(np.zeros((100, 100), np.bool_)),), np.array([0.3], np.float32), np.zeros(1, np.int32))
     one = Detections(SPOT, ONES, ONES, np.zeros(1, np.int32), (100, 100))
-    found, masks, _ = merge(TWO, [one, one], [nothing, nothing], SelectionOptions(nms="off"))
+    found, masks, _ = merge(TWO, admitted(one, one), [nothing, nothing], SelectionOptions(nms="off"))
     assert len(found) == 2
     assert masks is not None
     assert masks.rles == (encode(np.zeros((100, 160), np.bool_)),) * 2
@@ -440,7 +468,7 @@ def test_nothing_found_and_empty_masks() -> None:
 def test_merging_ends_at_the_deadline() -> None:
     said = Detections(SPOT, ONES, ONES, np.zeros(1, np.int32), (100, 100))
     with pytest.raises(StageError) as refused:
-        merge(TWO, [said, said], None, SelectionOptions(), deadline=time.time())
+        merge(TWO, admitted(said, said), None, SelectionOptions(), deadline=time.time())
     assert refused.value.code == "deadline_exceeded"
 
 
@@ -452,10 +480,11 @@ def test_the_best_pieces_are_kept_when_there_are_too_many() -> None:
         scores = rng.random(count).round(2).astype(np.float32)
         boxes, classes = np.zeros((count, 4), np.float32), np.zeros(count, np.int32)
         kept.append(Detections(boxes, scores, scores, classes, (9, 9), passes=3))
-    left, over = limit(kept)
+    limited = limit(admitted(*kept))
+    left = [one.kept for one in limited]
     assert sum(map(len, left)) == MAX_PIECES
-    assert over == sum(counts) - MAX_PIECES
+    assert sum(one.removed["cap"] for one in limited) == sum(counts) - MAX_PIECES
     expected = np.sort(np.concatenate([found.scores for found in kept]))[-MAX_PIECES:]
     np.testing.assert_array_equal(np.sort(np.concatenate([found.scores for found in left])), expected)
     assert [found.passes for found in left] == [3] * 4
-    assert limit(kept[:2])[1] == 0
+    assert sum(one.removed["cap"] for one in limit(admitted(*kept[:2]))) == 0
