@@ -24,7 +24,7 @@ from pipeline.stages import Detections, DetectRequest, Float32Array, ImageSource
 # `groundingdino.util.inference.load_image`
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
-# A caption is a row of the batch; at 800x1333 a row takes 1.3 GB. Beyond this many pixels, rows go in turns.
+# A caption is a row of the batch; at 800x1333 a row takes 0.9 GB. Beyond this many pixels, rows go in turns.
 _MAX_FORWARD_PIXELS = 8 * 800 * 1344
 # In process, a request of many captions runs in parts of so many, so that its memory does not grow with them.
 _MAX_PART_PIXELS, _MAX_PART_CAPTIONS = 2 * 800 * 1344, 16
