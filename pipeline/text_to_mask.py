@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.bundle import resolve, split_model_name
+from pipeline.by_tiles import find_by_tiles
 from pipeline.detector import Detector
 from pipeline.image import decode, from_pil
 from pipeline.image_encoder import ImageEncoder
@@ -20,10 +21,9 @@ from pipeline.mask_prompts import Numbers, fit, parse_mask_prompts
 from pipeline.mask_result import MaskResult, assemble_masks
 from pipeline.prompt import Prompt, parse_classes
 from pipeline.result import Result, assemble
-from pipeline.seams import limit, merge
 from pipeline.selection import NmsMode, SelectionOptions, select
 from pipeline.stages import DecodeOptions, DetectRequest, ImageSource, MaskPrompts, Masks, UInt8Array
-from pipeline.tiling import Tiling, parse_tile, plan
+from pipeline.tiling import parse_tile, plan
 
 AnyImage = str | Path | ImageSource | Image.Image
 """A path; encoded bytes; an upright `HxWx3` uint8 RGB array; or a PIL image."""
@@ -103,7 +103,7 @@ class TextToMask:
             box_threshold, text_threshold: 0 to 1; the detector bundle's own where None.
             nms, nms_threshold, negative_iou, min_area, max_area, max_detections: see `SelectionOptions`.
             multimask: the best of SAM's three masks by predicted IoU, instead of its single one.
-            tile: for large images: `{"size", "overlap"}` in pixels, or `"auto"`; see `pipeline.tiling.plan`.
+            tile: for large images: `{"size", "overlap"}` in pixels, or `"auto"`; see `pipeline.tiling.plan`. Not raw.
             raw: as the published COCO evaluation: the best `max_detections` pairs of a box and a class, by mean token
                 probability (which is both scores). Thresholds, a class's own too, and NMS do not apply, areas do; a
                 negative prompt is refused.
@@ -130,7 +130,10 @@ class TextToMask:
             height, width, _ = pixels.shape
             tiling = plan((height, width), parse_tile(tile), self.detector.arch.short_side, request)
             if tiling is not None:
-                return self._predict_tiled(pixels, request, options, DecodeOptions(multimask), tiling, start)
+                stages = self.detector, self.image_encoder, self.mask_decoder
+                found = find_by_tiles(stages, pixels, tiling, request, options, DecodeOptions(multimask))
+                timings_ms = _timings_ms(start, found.detected, found.encoded)
+                return assemble(request, found.kept, found.removed, found.masks, model=self.name, timings_ms=timings_ms)
         detections = self.detector.detect(pixels, request)
         detected = time.perf_counter()
         kept, removed = select(detections, options)
@@ -182,35 +185,6 @@ class TextToMask:
         timings_ms = _timings_ms(start, start, encoded)
         del timings_ms["detect"]
         return replace(result, timings_ms=timings_ms)
-
-    def _predict_tiled(
-        self,
-        pixels: UInt8Array,
-        request: DetectRequest,
-        options: SelectionOptions,
-        decoding: DecodeOptions,
-        tiling: Tiling,
-        start: float,
-    ) -> Result:
-        """Every tile through the detector; those in which something was found through the segmenter; one answer."""
-        admitted = []
-        for number, region in enumerate(tiling.regions):
-            found = self.detector.detect(pixels, replace(request, region=region))
-            admitted.append(tiling.admit(found, number, options))
-        admitted = limit(admitted)
-        detected = time.perf_counter()
-        masks, encoding = [], 0.0
-        for region, one in zip(tiling.regions, admitted, strict=True):
-            if not len(one.kept):
-                masks.append(Masks((), np.zeros(0, np.float32)))
-                continue
-            begin = time.perf_counter()
-            embedding = self.image_encoder.encode(pixels, region=region)
-            encoding += time.perf_counter() - begin
-            masks.append(self.mask_decoder.decode(embedding, MaskPrompts(boxes=one.kept.boxes), decoding))
-        merged, united, removed = merge(tiling, admitted, masks, options)
-        timings_ms = _timings_ms(start, detected, detected + encoding)
-        return assemble(request, merged, removed, united, model=self.name, timings_ms=timings_ms)
 
 
 def _timings_ms(start: float, detected: float, encoded: float) -> dict[str, float]:

@@ -145,6 +145,15 @@ def test_json_and_form_and_options_agree(client: httpx.Client, in_process: Any) 
     assert_same(answer, in_process.predict(SCENE, body["prompt"], multimask=True, max_detections=1))
 
 
+def test_tiles_give_the_in_process_answer(client: httpx.Client, in_process: Any) -> None:
+    tile = {"size": 240, "overlap": 110}
+    response = client.post("/v1/segment", json={"image": base64(SCENE), "prompt": PROMPT, "tile": tile})
+    answer = Result.from_json(response.json())
+    assert answer.passes == 2 * 3
+    assert len(answer) > 0
+    assert_same(answer, in_process.predict(SCENE, PROMPT, tile=tile))
+
+
 PROMPTS: dict[str, dict[str, Any]] = {
     "boxes": {"boxes": [[20, 30, 140, 150.5], [150, 90, 310, 270]]},
     "points": {"points": [[80, 90, 1], [300, 20, 0]]},
