@@ -1,4 +1,4 @@
-"""A large image through the stages in one process, tile by tile; for the service `deployments/tiles.py` does the same."""
+"""A large image through the stages in one process, tile by tile. In the service `deployments/tiles.py` does it."""
 
 from __future__ import annotations
 
