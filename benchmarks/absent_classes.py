@@ -99,7 +99,7 @@ class Counts:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--scenes", type=int, default=240)
     parser.add_argument("--seed", type=int, default=4321)
     args = parser.parse_args()
     model, rng, counts = TextToMask.from_pretrained("tiny"), np.random.default_rng(args.seed), Counts()
