@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--segmenters", nargs="+", choices=DETECTORS, default=["tiny", "vit_b"])
     parser.add_argument("--masks", type=int, default=300)
-    parser.add_argument("--official-masks", type=int, nargs="*", default=[20, 60])
+    parser.add_argument("--official-masks", type=int, nargs="*", default=[60, 100])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -18,7 +18,7 @@ from pipeline.models.architectures import SegmenterArchitecture, segmenter_archi
 from pipeline.models.sam_upsampling import full_size
 from pipeline.stages import DecodeOptions, Embedding, Float32Array, MaskPrompts, Masks
 
-_MAX_PROMPTS = 32  # boxes in one pass: at official sizes they take 1 GB
+_MAX_PROMPTS = 16  # boxes in one pass: at official sizes they take 0.6 GB
 _POINTS_LIKE_A_PROMPT = 100  # points of an instance that take as much as itself, by their attention maps
 _PART = 192  # low-resolution masks to keep at a time: 50 MB at official sizes
 
