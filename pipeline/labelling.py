@@ -56,7 +56,9 @@ def candidates(wanted: Criteria, caption: Caption, scores: Scores, size: tuple[i
     """What one caption found. Boxes are clipped to the image, of `size` `(height, width)`.
 
     A query's class is the one of the highest mean probability over its span; the highest probability within that span
-    must reach the class's box threshold and the mean the text threshold, and the box must not be empty.
+    must reach the class's box threshold and the mean the text threshold, and the box must not be empty. A query has a
+    class among the positive ones and another among the negative ones: a negative never takes a label away, it only
+    removes what `pipeline.selection.drop_negatives` says.
 
     In raw mode: the best `top_k` pairs of a query and a class by that mean, as `PostProcessCocoGrounding` of
     GroundingDINO's `demo/test_ap_on_coco.py` takes them. (It does not clip; a clipped box covers no less of a truth
@@ -70,11 +72,19 @@ def candidates(wanted: Criteria, caption: Caption, scores: Scores, size: tuple[i
         return Detections(boxes, mean, mean, wanted.class_ids[index[place]], size)
 
     highest = np.stack([scores.tokens[:, start:end].max(1) for start, end in caption.spans], 1)
-    query, place = np.arange(len(means)), means.argmax(1)
-    boxes, classes = _corners(scores.boxes, size), index[place]
-    found = Detections(boxes, highest[query, place], means[query, place], wanted.class_ids[classes], size)
+    boxes, negative = _corners(scores.boxes, size), wanted.class_ids[index] < 0
+    query, place = _labels(means, (~negative, negative))
+    classes = index[place]
+    found = Detections(boxes[query], highest[query, place], means[query, place], wanted.class_ids[classes], size)
     kept = (found.scores >= wanted.box_thresholds[classes]) & (found.text_scores >= wanted.text_threshold)
-    return found.take(kept & (boxes[:, 2:] > boxes[:, :2]).all(1))
+    return found.take(kept & (found.boxes[:, 2:] > found.boxes[:, :2]).all(1))
+
+
+def _labels(means: Float32Array, groups: tuple[npt.NDArray[np.bool_], ...]) -> tuple[Index, Index]:
+    """Each query with the place of its highest mean in each group of places: `(N,)` queries and `(N,)` places."""
+    places = [np.flatnonzero(group) for group in groups if group.any()]
+    query = np.tile(np.arange(len(means)), len(places))
+    return query, np.concatenate([own[means[:, own].argmax(1)] for own in places])
 
 
 def merge(wanted: Criteria, parts: Sequence[Detections], warnings: tuple[str, ...]) -> Detections:

@@ -154,6 +154,16 @@ def test_negatives_that_pass_their_threshold_remove_what_they_outscore(
     np.testing.assert_array_equal(np.sort(result.scores), np.sort(mine.scores[~gone]))
 
 
+@pytest.mark.parametrize("name", ["red circle", "square", "star", "yellow star"])
+@pytest.mark.parametrize("negative", ["red", "star", "triangle", "object", "yellow"])
+def test_a_negative_takes_no_label_away(model: TextToMask, picture: UInt8Array, name: str, negative: str) -> None:
+    """One that can pass nothing removes nothing, even where it fits a box better than the class does."""
+    alone = model.predict(picture, name)
+    beside = model.predict(picture, name, negative_prompt=[{"text": negative, "box_threshold": 1.0}])
+    assert beside.labels == alone.labels
+    assert beside.removed["negatives"] == 0
+
+
 # ---- raw mode
 
 

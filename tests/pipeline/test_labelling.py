@@ -127,7 +127,7 @@ def test_raw_mode_knows_no_threshold() -> None:
 def plain(
     request: DetectRequest, captions: list[Caption], scores: list[Scores], default: tuple[float, float]
 ) -> list[tuple[int, int, float]]:
-    """`(query, class id, score)` of all that should be found, one query at a time."""
+    """`(query, class id, score)` of all that should be found, one query at a time; of a caption's negatives last."""
     everything: list[Any] = [(one, one.class_id) for one in request.classes]
     everything += [(one, -1 - one.class_id) for one in request.negatives]
     box, text = (
@@ -136,13 +136,16 @@ def plain(
     )
     rows = []
     for caption, one in zip(captions, scores, strict=True):
-        for query in range(QUERIES):
-            spans = [one.tokens[query, start:end] for start, end in caption.spans]
-            best = max(range(len(spans)), key=lambda place: spans[place].mean())
-            named, class_id = everything[caption.class_index[best]]
-            least = np.float32(box if named.box_threshold is None else named.box_threshold)
-            if spans[best].max() >= least and spans[best].mean() >= np.float32(text):
-                rows.append((query, class_id, float(spans[best].max())))
+        named = [everything[index] for index in caption.class_index]
+        for positive in (True, False):  # the classes among themselves, then the negatives
+            places = [place for place, (_, class_id) in enumerate(named) if (class_id >= 0) is positive]
+            for query in range(QUERIES) if places else ():
+                spans = [one.tokens[query, start:end] for start, end in caption.spans]
+                best = max(places, key=lambda place: spans[place].mean())
+                own, class_id = named[best]
+                least = np.float32(box if own.box_threshold is None else own.box_threshold)
+                if spans[best].max() >= least and spans[best].mean() >= np.float32(text):
+                    rows.append((query, class_id, float(spans[best].max())))
     return rows
 
 
