@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from PIL import Image
 
 from pipeline.bundle import BundleError, resolve, split_model_name
 from pipeline.masks import BoolArray
-from pipeline.models.registry import CHECKPOINTS, EMBEDDED_NAME
+from pipeline.models.registry import CHECKPOINTS, CHECKPOINTS_VARIABLE, EMBEDDED_NAME, Kind, find, folders
+from pipeline.pictures import as_stored
 from pipeline.prompt import Prompt
 from pipeline.result import Result
 from pipeline.stages import Float32Array
@@ -21,21 +21,9 @@ if TYPE_CHECKING:
 
     from pipeline.text_to_mask import AnyImage, TextToMask
 
-_DETECTOR = "swinb"  # what LangSAM puts before every SAM
+_DETECTOR, _SEGMENTER = "swinb", "vit_h"  # what LangSAM puts before every SAM; the SAM that version 1 takes
 _SAM2 = re.compile(r"sam[-_. ]?2|hiera", re.IGNORECASE)
 _MOST = 1000  # LangSAM has no cap; this is the service's largest
-
-# EXIF orientation -> how the stored picture is made upright: rows reversed, columns reversed, then rows for columns.
-_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: (False, True, False),
-    3: (True, True, False),
-    4: (True, False, False),
-    5: (False, False, True),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (False, True, True),
-}
 
 
 class LangSAM:
@@ -46,7 +34,7 @@ class LangSAM:
     usual shapes; nothing is fetched. A PIL image is looked at upright; its boxes and masks fit the image as given.
 
     Args:
-        sam_type: `"tiny"`, which comes along; `"vit_b"`, `"vit_l"` or `"vit_h"`, with the detector that LangSAM takes;
+        sam_type: `"vit_b"`, `"vit_l"` or `"vit_h"`, with the detector that LangSAM takes; `"tiny"`, which comes along;
             `"DETECTOR+SEGMENTER"`; a segmenter's bundle folder; or a `TextToMask` that is loaded already.
         ckpt_path: the segmenter's weight file, under its published name, or its bundle folder.
         return_prompts: LangSAM's switch from fragments of the text to whole classes. Here they are always whole.
@@ -59,7 +47,7 @@ class LangSAM:
 
     def __init__(
         self,
-        sam_type: str | Path | TextToMask = EMBEDDED_NAME,
+        sam_type: str | Path | TextToMask = _SEGMENTER,
         ckpt_path: str | Path | None = None,
         return_prompts: bool = False,
         *,
@@ -161,29 +149,50 @@ class LangSAM:
         result = self.model.predict(
             image, text, box_threshold=box_threshold, text_threshold=text_threshold, max_detections=_MOST
         )
-        orientation = image.getexif().get(_ORIENTATION) if isinstance(image, Image.Image) else None
-        boxes, masks = result.boxes.copy(), result.masks
-        return (result, *_as_stored(boxes, masks, orientation))
+        return (result, *as_stored(image, result.boxes, result.masks))
 
 
 def _load(
     sam_type: str | Path, ckpt_path: str | Path | None, detector: str | Path | None, device: str | None
 ) -> TextToMask:
-    first, second = _parts(sam_type)
-    known = CHECKPOINTS.get(str(second))
-    if ckpt_path is not None and known is not None:
+    first, segmenter = _parts(sam_type)
+    known = CHECKPOINTS.get(str(segmenter))
+    if known is None:
+        resolve(segmenter, "segmenter")  # a name that is none is said so, even where a file is given, too
+    if ckpt_path is not None:
         found = resolve(ckpt_path, "segmenter")
-        if found.architecture != known.architecture:
+        if known is not None and found.architecture != known.architecture:
             raise BundleError(f"{ckpt_path} is not a {known.name}: sam_type and ckpt_path must go together.")
+        segmenter = ckpt_path
+    first = first if detector is None else detector
+    _check(first, segmenter)
     import torch
 
     from pipeline.text_to_mask import TextToMask
 
     return TextToMask.from_pretrained(
-        detector=detector or first,
-        segmenter=ckpt_path or second,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        detector=first, segmenter=segmenter, device=device or ("cuda" if torch.cuda.is_available() else "cpu")
     )
+
+
+def _check(detector: str | Path, segmenter: str | Path) -> None:
+    """Raises BundleError: for the segmenter's name, the one that users write, then the detector's; then for weights."""
+    absent: list[str] = []
+    parts: tuple[tuple[str | Path, Kind], ...] = ((segmenter, "segmenter"), (detector, "detector"))
+    for part, kind in parts:
+        known = CHECKPOINTS.get(part) if isinstance(part, str) else None
+        if known is not None and known.kind == kind and find(known) is None:
+            absent.insert(0, known.name)
+        else:
+            resolve(part, kind)
+    if absent:
+        looked = " and ".join(CHECKPOINTS[name].file for name in absent)
+        raise BundleError(
+            f"The weights of {' and '.join(map(repr, absent))} are not on this machine. Looked for {looked} in "
+            f"{', '.join(map(str, folders()))}. Fetch them: text2mask download {'+'.join(absent)}. Without a network, "
+            f"copy them into a folder and name that folder in {CHECKPOINTS_VARIABLE}. To try the interface on drawn "
+            f'shapes, LangSAM("{EMBEDDED_NAME}") runs without any download.'
+        )
 
 
 def _parts(sam_type: str | Path) -> tuple[str | Path, str | Path]:
@@ -196,16 +205,3 @@ def _parts(sam_type: str | Path) -> tuple[str | Path, str | Path]:
         if "+" in sam_type:
             return split_model_name(sam_type)
     return _DETECTOR, sam_type
-
-
-def _as_stored(boxes: Float32Array, masks: BoolArray, orientation: int | None) -> tuple[Float32Array, BoolArray]:
-    """Boxes and masks of the upright picture -> of the picture as it is stored, before its EXIF orientation."""
-    rows, columns, swapped = _UPRIGHT.get(orientation or 1, (False, False, False))
-    if swapped:
-        boxes, masks = boxes[:, [1, 0, 3, 2]], masks.transpose(0, 2, 1)
-    _, height, width = masks.shape
-    if rows:
-        boxes[:, [3, 1]], masks = height - boxes[:, [1, 3]], masks[:, ::-1]
-    if columns:
-        boxes[:, [2, 0]], masks = width - boxes[:, [0, 2]], masks[:, :, ::-1]
-    return boxes, np.ascontiguousarray(masks)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -12,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.image import from_pil
-from pipeline.masks import encode
+from pipeline.image import _UPRIGHT, from_pil
+from pipeline.masks import BoolArray, encode
 from pipeline.overlay import Instance, paint
 from pipeline.palette import COLOURS
-from pipeline.stages import UInt8Array
+from pipeline.stages import Float32Array, UInt8Array
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_ORIENTATION = 0x0112  # EXIF's tag
 _FEW = 16  # classes whose colours are far apart
 _SCORE = re.compile(r"\s+[01]?\.\d+$")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -36,6 +39,47 @@ def load_image(image_path: str | Path) -> Image.Image:
         raise ValueError("load_image reads files: fetch the URL first, and give the path of what it brought")
     with Image.open(image_path) as file:
         return Image.fromarray(from_pil(file))
+
+
+def as_stored(image: Any, boxes: Float32Array, masks: BoolArray) -> tuple[Float32Array, BoolArray]:
+    """What was found in a picture made upright, in the frame of the picture as it is stored, for drawing into that.
+
+    Args:
+        image: a PIL image, whose EXIF orientation counts; of anything else both frames are one.
+        boxes: `(N,4)` xyxy in the upright picture.
+        masks: `(N,H,W)` of the upright picture.
+
+    Returns:
+        Boxes and masks alike; sides of the masks swapped where the orientation swaps those of the picture.
+    """
+    orientation = image.getexif().get(_ORIENTATION) if isinstance(image, Image.Image) else None
+    if orientation not in _UPRIGHT:
+        return boxes, masks
+    rows, columns, swapped = _back(_UPRIGHT[orientation])
+    masks = np.ascontiguousarray(_turned(masks, rows, columns, swapped))
+    _, height, width = masks.shape
+    boxes = boxes[:, [1, 0, 3, 2] if swapped else [0, 1, 2, 3]]  # a copy either way
+    if rows:
+        boxes[:, [3, 1]] = height - boxes[:, [1, 3]]
+    if columns:
+        boxes[:, [2, 0]] = width - boxes[:, [0, 2]]
+    return boxes, masks
+
+
+@lru_cache
+def _back(upright: Image.Transpose) -> tuple[bool, ...]:
+    """The inverse of a turn, as the arguments of `_turned`: found by trying, on four pixels that all differ."""
+    stored = np.arange(4, dtype=np.uint8).reshape(2, 2)
+    turned = np.asarray(Image.fromarray(stored).transpose(upright))
+    ways = product((False, True), repeat=3)
+    return next(way for way in ways if np.array_equal(_turned(turned, *way), stored))
+
+
+def _turned(pixels: npt.NDArray[Any], rows: bool, columns: bool, swapped: bool) -> npt.NDArray[Any]:
+    """`(..., H, W)`: rows become columns, then the order of rows, and of columns, is reversed; each where wanted."""
+    pixels = pixels.swapaxes(-1, -2) if swapped else pixels
+    pixels = pixels[..., ::-1, :] if rows else pixels
+    return pixels[..., ::-1] if columns else pixels
 
 
 def draw_image(

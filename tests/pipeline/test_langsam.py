@@ -171,16 +171,58 @@ def test_parts_and_paths() -> None:
     assert LangSAM("tiny", ckpt_path=folder, device="cpu").model.name == "tiny+tiny"
 
 
-def test_official_names_mean_langsams_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which official weights are looked for: there are none."""
     monkeypatch.setenv("TEXT2MASK_CHECKPOINTS", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(BundleError, match="'swinb' are not on this machine"):
+    return tmp_path
+
+
+def test_the_default_is_langsams(no_weights: Path) -> None:
+    with pytest.raises(BundleError) as by_default:
+        LangSAM()
+    with pytest.raises(BundleError) as by_name:
         LangSAM("vit_h")
-    (tmp_path / "groundingdino_swinb_cogcoor.pth").touch()
-    with pytest.raises(BundleError, match="'vit_h' are not on this machine"):
-        LangSAM("vit_h")
+    assert str(by_default.value) == str(by_name.value)
+    assert inspect.signature(LangSAM).parameters["sam_type"].default == "vit_h"
+
+
+def test_missing_weights_come_with_the_command_and_the_model_that_needs_none(no_weights: Path) -> None:
+    with pytest.raises(BundleError, match="'swinb' and 'vit_h' are not on this machine") as error:
+        LangSAM()
+    text = str(error.value)
+    assert "text2mask download swinb+vit_h." in text
+    assert 'LangSAM("tiny") runs without any download' in text
+    assert str(no_weights) in text
+    (no_weights / "groundingdino_swinb_cogcoor.pth").touch()
+    with pytest.raises(BundleError, match=r"weights of 'vit_h' are not .* text2mask download vit_h\."):
+        LangSAM()
+
+
+@pytest.mark.parametrize("ckpt_path", [None, DEMO.parent / "segmenter"])
+@pytest.mark.parametrize("name", ["foo", "", "tiny+foo", "swinb+foo"])
+def test_a_segmenter_that_is_none_is_said_before_any_weights_are_missed(
+    no_weights: Path, name: str, ckpt_path: Path | None
+) -> None:
+    segmenter = name.rpartition("+")[2]
+    with pytest.raises(BundleError, match=f"^'{segmenter}' is neither a segmenter's name"):
+        LangSAM(name, ckpt_path)
+
+
+def test_names_of_the_wrong_kind_are_said_before_any_weights_are_missed(no_weights: Path) -> None:
+    with pytest.raises(BundleError, match="^'swint' is a detector; the segmenters are tiny, vit_b"):
+        LangSAM("swint")
+    with pytest.raises(BundleError, match="^'foo' is neither a detector's name"):
+        LangSAM("vit_h", detector="foo")
+    with pytest.raises(BundleError, match="^'vit_b' is a segmenter; the detectors are"):
+        LangSAM("vit_h", detector="vit_b")
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_sam_type_and_file_must_go_together() -> None:
     with pytest.raises(BundleError, match="is not a vit_h"):
-        LangSAM("vit_h", ckpt_path=DEMO.parent / "segmenter")
+        LangSAM(ckpt_path=DEMO.parent / "segmenter")
 
 
 @pytest.mark.parametrize("name", ["sam2.1_hiera_small", "sam2_hiera_large", "SAM2"])

@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+import pipeline.image
 from pipeline import draw_image, load_image
+from pipeline.pictures import as_stored
 
 Array = np.ndarray[Any, Any]
 SIZE = (90, 120)
@@ -144,3 +146,29 @@ def test_load_image_fetches_nothing(tmp_path: Path) -> None:
         load_image("https://example.com/picture.png")
     with pytest.raises(FileNotFoundError):
         load_image(tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize("turn", list(Image.Transpose))
+def test_what_was_found_is_turned_back_from_how_the_picture_was_made_upright(
+    monkeypatch: pytest.MonkeyPatch, turn: Image.Transpose
+) -> None:
+    monkeypatch.setitem(pipeline.image._UPRIGHT, 2, turn)
+    stored = np.zeros((20, 30), np.bool_)
+    stored[3:7, 11:29] = True
+    image = Image.fromarray(stored.astype(np.uint8))
+    image.getexif()[0x0112] = 2
+    upright = np.asarray(image.transpose(turn)).astype(np.bool_)
+    y, x = np.nonzero(upright)
+    box = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]], np.float32)
+    given = box.copy()
+    boxes, found = as_stored(image, box, upright[None])
+    np.testing.assert_array_equal(found, stored[None])
+    np.testing.assert_array_equal(boxes, [[11, 3, 29, 7]])
+    np.testing.assert_array_equal(box, given)
+
+
+def test_without_an_orientation_both_frames_are_one() -> None:
+    for image in (Image.new("RGB", (30, 20)), np.zeros((20, 30, 3), np.uint8), "picture.png"):
+        boxes, found = as_stored(image, BOXES, masks())
+        np.testing.assert_array_equal(boxes, BOXES)
+        np.testing.assert_array_equal(found, masks())
