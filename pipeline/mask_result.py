@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from pipeline.errors import StageError
 from pipeline.formats.answer import answer_pieces, number
 from pipeline.formats.low_res import Float16Array, half, low_res_json, read_low_res
-from pipeline.formats.masks import MaskForm, mask_json, read_mask
+from pipeline.formats.masks import AnswerForm, check_form, mask_json, read_mask
 from pipeline.masks import BoolArray, decode, decode_crop
 from pipeline.stages import RLE, Float32Array, Int32Array, MaskPrompts, Masks
 
@@ -79,16 +79,22 @@ class MaskResult:
         """The masks, each `(H, W)` bool, decoded one at a time."""
         return map(decode, self.rles)
 
-    def to_json(self, masks: MaskForm | Literal["none"] = "rle") -> dict[str, Any]:
+    def to_json(self, masks: AnswerForm = "rle") -> dict[str, Any]:
         """The answer of `POST /v1/masks`; `id` and `image.id` only where they are known.
 
         Args:
-            masks: `"rle"`, `"polygon"` or `"png"`, see `pipeline.formats.masks.mask_json`; `"none"` leaves them out.
+            masks: `"rle"`, `"polygon"` or `"png"`, see `pipeline.formats.masks.mask_json`; `"none"`: `mask` is None,
+                all else is there.
+
+        Raises:
+            ValueError: `masks` is none of these, whatever was asked for.
         """
+        check_form(masks)
         return self._frame() | {"detections": list(self._detections(masks))}
 
-    def json_pieces(self, masks: MaskForm | Literal["none"] = "rle") -> Iterator[str]:
-        """The text of `to_json`, made one detection at a time."""
+    def json_pieces(self, masks: AnswerForm = "rle") -> Iterator[str]:
+        """The text of `to_json`, made one detection at a time. Raises ValueError as `to_json`, and at once."""
+        check_form(masks)
         return answer_pieces(self._frame(), self._detections(masks))
 
     @staticmethod
@@ -117,7 +123,7 @@ class MaskResult:
             "warnings": list(self.warnings),
         }
 
-    def _detections(self, form: MaskForm | Literal["none"]) -> Iterator[dict[str, Any]]:
+    def _detections(self, form: AnswerForm) -> Iterator[dict[str, Any]]:
         for index, (rle, box) in enumerate(zip(self.rles, self.boxes, strict=True)):
             found: dict[str, Any] = {
                 "box": None if np.isnan(box[0]) else [number(side) for side in box],

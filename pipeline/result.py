@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from pipeline.errors import StageError
 from pipeline.formats.answer import answer_pieces, number
-from pipeline.formats.masks import MaskForm, mask_json, read_mask
+from pipeline.formats.masks import AnswerForm, check_form, mask_json, read_mask
 from pipeline.masks import BoolArray, decode
 from pipeline.stages import RLE, Detections, DetectRequest, Float32Array, Int32Array, Masks, UInt8Array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _STEPS = ("negatives", "nms", "area", "cap")
 
@@ -91,22 +94,36 @@ class Result:
             raise ValueError("this result has no masks: none were asked for")
         return map(decode, self.rles)
 
-    def overlay(self, image: UInt8Array) -> UInt8Array:
-        """The image with masks, boxes, labels and scores drawn into it, `HxWx3` uint8 like `image`."""
+    def overlay(self, image: Image | UInt8Array) -> UInt8Array:
+        """A PIL image, or `HxWx3` uint8, with masks, boxes, labels and scores drawn into it; `HxWx3` uint8.
+
+        Raises:
+            ValueError: the image has another size or type.
+        """
         from pipeline.overlay import draw  # here, since drawing needs PIL and a result does not
 
         return draw(image, self)
 
-    def to_json(self, masks: MaskForm = "rle") -> dict[str, Any]:
-        """The answer of the HTTP interface; `id` and `image.id` only where they are known.
+    def to_json(self, masks: AnswerForm = "rle") -> dict[str, Any]:
+        """The answer of `POST /v1/segment`; `id` and `image.id` only where they are known.
 
         Args:
-            masks: `"rle"`, `"polygon"` or `"png"`; see `pipeline.formats.masks.mask_json`.
+            masks: `"rle"`, `"polygon"` or `"png"`, see `pipeline.formats.masks.mask_json`; `"none"`: as if no masks had
+                been asked for, so `mask`, `mask_score` and `area` are None.
+
+        Raises:
+            ValueError: `masks` is none of these, whatever was found.
         """
+        check_form(masks)
         return self._frame() | {"detections": list(self._detections(masks))}
 
-    def json_pieces(self, masks: MaskForm = "rle") -> Iterator[str]:
-        """The text of `to_json`, made one detection at a time: polygons of many masks are large as Python objects."""
+    def json_pieces(self, masks: AnswerForm = "rle") -> Iterator[str]:
+        """The text of `to_json`, made one detection at a time: polygons of many masks are large as Python objects.
+
+        Raises:
+            ValueError: as `to_json`, and at once, not with the first piece.
+        """
+        check_form(masks)
         return answer_pieces(self._frame(), self._detections(masks))
 
     def to_coco(self, file_name: str = "", image_id: int = 1, classes: Sequence[str] | None = None) -> dict[str, Any]:
@@ -162,7 +179,10 @@ class Result:
             "warnings": list(self.warnings),
         }
 
-    def _detections(self, form: MaskForm) -> Iterator[dict[str, Any]]:
+    def _detections(self, form: AnswerForm) -> Iterator[dict[str, Any]]:
+        if form == "none":
+            yield from replace(self, rles=None, mask_scores=None, areas=None)._detections("rle")
+            return
         for index, label in enumerate(self.labels):
             yield {
                 "class_id": int(self.class_ids[index]),
@@ -177,7 +197,8 @@ class Result:
 
     @staticmethod
     def from_json(answer: Mapping[str, Any]) -> Result:
-        """Read an answer of `POST /v1/segment` or `/v1/detect`; the inverse of `to_json`, whatever form its masks have.
+        """Read an answer of `POST /v1/segment` or `/v1/detect`; the inverse of `to_json`, whatever form its masks have;
+        after `"none"` it has none.
 
         Raises:
             ValueError: the answer is of another shape, or its polygons or PNGs are damaged. (Damaged run lengths show

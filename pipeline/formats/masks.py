@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from io import BytesIO
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -15,6 +15,14 @@ from pipeline.polygons import trace
 from pipeline.stages import RLE
 
 MaskForm = Literal["rle", "polygon", "png"]
+AnswerForm = Literal[MaskForm, "none"]
+"""What an answer may be asked for: a form of its masks, or none of them."""
+
+
+def check_form(form: AnswerForm) -> None:
+    """Raises ValueError for what is no `AnswerForm`. An answer without masks must not hide a misspelt one."""
+    if not isinstance(form, str) or form not in (*get_args(MaskForm), "none"):
+        raise ValueError(f"{form!r} is no form of an answer's masks; take 'rle', 'polygon', 'png' or 'none'")
 
 
 def mask_json(rle: RLE, form: MaskForm = "rle") -> dict[str, Any]:

@@ -92,6 +92,15 @@ def test_without_masks_all_else_is_there() -> None:
     assert [(found["mask"], found["area"]) for found in answer["detections"]] == [(None, 25), (None, 4)]
 
 
+@pytest.mark.parametrize("form", ["svg", "", None])
+def test_another_form_is_refused_at_once_whatever_was_found(form: Any) -> None:
+    nothing = result_of(MaskPrompts(boxes=np.zeros((0, 4), np.float32)), Masks.empty())
+    for result in (nothing, result_of(BOXES, masks_of(square(3, 4, 5), square(1, 1, 2)))):
+        for write in (result.to_json, result.json_pieces):
+            with pytest.raises(ValueError, match="'polygon'"):
+                write(form)
+
+
 def test_masks_are_decoded() -> None:
     result = result_of(BOXES, masks_of(square(3, 4, 5), square(1, 1, 2)))
     assert len(result) == 2

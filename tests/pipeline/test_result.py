@@ -151,6 +151,23 @@ def test_the_pieces_of_the_text_add_up_to_the_answer(form: MaskForm) -> None:
         assert list(json.loads("".join(result.json_pieces(form)))) == list(result.to_json(form))
 
 
+def test_without_masks_it_is_as_if_none_had_been_asked_for() -> None:
+    unmasked = example(rles=None, mask_scores=None, areas=None)
+    answer = example().to_json("none")
+    assert answer == unmasked.to_json() == unmasked.to_json("none")
+    assert json.loads("".join(example().json_pieces("none"))) == answer
+    assert Result.from_json(answer) == unmasked
+    assert empty().to_json("none")["detections"] == []
+
+
+@pytest.mark.parametrize("form", ["svg", "", "RLE", None, 1, []])
+def test_another_form_is_refused_at_once_whatever_was_found(form: Any) -> None:
+    for result in (example(), empty(), example(rles=None, mask_scores=None, areas=None)):
+        for write in (result.to_json, result.json_pieces):
+            with pytest.raises(ValueError, match="'polygon'"):
+                write(form)
+
+
 @pytest.mark.parametrize("form", ["polygon", "png"])
 def test_one_mask_at_a_time_is_in_memory(form: MaskForm) -> None:
     side, count = 1000, 40
