@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
-import numpy as np
-
 from deployments.calls import Calls
 from pipeline.seams import limit, merge
 from pipeline.selection import SelectionOptions
@@ -50,7 +48,7 @@ async def segment_tiles(
     async def decode(number: int) -> Masks:
         boxes = admitted[number].kept.boxes
         if decoding is None or not len(boxes):
-            return Masks((), np.zeros(0, np.float32))
+            return Masks.empty()
         # Only now: a tile in which nothing was found is never encoded.
         return await calls.decode(calls.encode(tiling.regions[number]), MaskPrompts(boxes=boxes), decoding)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from pipeline.detector import Detector
 from pipeline.image_encoder import ImageEncoder
 from pipeline.mask_decoder import MaskDecoder
@@ -54,7 +52,7 @@ def find_by_tiles(
     masks, encoding = [], 0.0
     for region, one in zip(tiling.regions, admitted, strict=True):
         if not len(one.kept):
-            masks.append(Masks((), np.zeros(0, np.float32)))
+            masks.append(Masks.empty())
             continue
         begin = time.perf_counter()
         embedding = image_encoder.encode(pixels, region=region)

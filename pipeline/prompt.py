@@ -11,13 +11,19 @@ from typing import Any, Literal
 
 from pipeline.errors import StageError
 from pipeline.packing import pack
+from pipeline.scalars import fraction
 from pipeline.stages import TextClass
 
 Prompt = str | Sequence[str | Mapping[str, Any]]
 """`"car, wheel"`, `["car", "wheel"]` or `[{"text": "car", "box_threshold": 0.4}, "wheel"]`."""
 
+# What a refusal says of anything else.
+ITEM_FORMS = "must be a string, or an object with text and, where wanted, box_threshold"
+PROMPT_FORMS = "must be a string, or a list of strings and of objects with text and, where wanted, box_threshold"
+
 MAX_CLASSES = 2_000
 MAX_CHARACTERS = 200_000  # of one whole prompt: tokenising is linear, this bounds it to a fraction of a second
+_SHOWN = 40  # characters of a label in an error
 _MAX_WORD_CHARACTERS = 100  # BERT's own: a longer word is one [UNK]
 
 _SEPARATORS = re.compile(r"[,.;\n\r]")
@@ -57,7 +63,8 @@ def parse_classes(
         and its threshold; so `class_id`s may have gaps.
 
     Raises:
-        StageError: `invalid_value`, for an empty prompt or item, a wrong type, threshold or number.
+        StageError: `invalid_value`, for an empty prompt or item, a wrong type, threshold or number. A fault of one
+            class names it by its `class_id`: `prompt[3]`, `prompt[3].box_threshold`.
     """
     if mode not in ("classes", "phrase"):
         raise StageError("invalid_value", "must be 'classes' or 'phrase'", "mode")
@@ -68,7 +75,7 @@ def parse_classes(
     elif isinstance(prompt, Sequence) and not isinstance(prompt, (bytes, bytearray, memoryview)):
         items = prompt
     else:
-        raise StageError("invalid_value", "must be a string or a list", param)
+        raise StageError("invalid_value", PROMPT_FORMS, param)
     if not items:
         raise StageError("invalid_value", "must name at least one class", param)
     if len(items) > max_classes:
@@ -77,34 +84,30 @@ def parse_classes(
     classes: dict[str, TextClass] = {}
     characters = 0
     for class_id, item in enumerate(items):
-        text, threshold = _item(item, class_id, param)
+        place = f"{param}[{class_id}]"
+        text, threshold = _item(item, place)
         characters += len(text)
         if characters > MAX_CHARACTERS:
             raise StageError("invalid_value", f"must have at most {MAX_CHARACTERS} characters", param)
-        normalised = normalise(_sound(text, param))
+        normalised = normalise(_sound(text, place))
         if all(unicodedata.category(c) in _INVISIBLE for c in normalised):
-            raise StageError("invalid_value", f"item {class_id} has no text", param)
+            raise StageError("invalid_value", "has no text", place)
         # An accent composed or apart is one text, to people and to the model.
         same = unicodedata.normalize("NFC", normalised)
         classes.setdefault(same, TextClass(class_id, text.strip(), normalised, threshold))
     return tuple(classes.values())
 
 
-def _item(item: object, index: int, param: str) -> tuple[str, float | None]:
-    """The text and the threshold of one list item."""
+def _item(item: object, param: str) -> tuple[str, float | None]:
+    """The text and the threshold of one list item, which is called `param`."""
     if isinstance(item, str):
         return item, None
     if not isinstance(item, Mapping) or not item.keys() <= {"text", "box_threshold"}:
-        raise StageError("invalid_value", f"item {index} must be a text, or an object: text, box_threshold", param)
+        raise StageError("invalid_value", ITEM_FORMS, param)
     if not isinstance(item.get("text"), str):
-        raise StageError("invalid_value", f"item {index} must have a text", param)
+        raise StageError("invalid_value", "must be a string", f"{param}.text")
     threshold = item.get("box_threshold")
-    if threshold is None:
-        return item["text"], None
-    # NaN fails the comparison too; True is an int, but no threshold.
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
-        raise StageError("invalid_value", f"item {index}: box_threshold must be a number from 0 to 1", param)
-    return item["text"], float(threshold)
+    return item["text"], None if threshold is None else fraction(threshold, f"{param}.box_threshold")
 
 
 def _sound(text: str, param: str) -> str:
@@ -151,17 +154,14 @@ class Tokenizer:
 
         lines = vocab_path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         vocabulary = {piece: index for index, piece in enumerate(lines)}
-        missing = [piece for piece in ("[CLS]", "[SEP]", "[PAD]", "[UNK]", ".") if piece not in vocabulary]
+        needed = ("[CLS]", "[SEP]", "[PAD]", "[UNK]", ".")
+        missing = [piece for piece in needed if piece not in vocabulary]
         if missing:
             raise ValueError(f"the vocabulary {vocab_path.name} lacks {' '.join(missing)}")
         if max_tokens < 4:
             raise ValueError("max_tokens must be at least 4: [CLS], one word piece, '.', [SEP]")
         self.max_tokens = max_tokens
-        self.cls_id = vocabulary["[CLS]"]
-        self.sep_id = vocabulary["[SEP]"]
-        self.pad_id = vocabulary["[PAD]"]
-        self.unk_id = vocabulary["[UNK]"]
-        self.dot_id = vocabulary["."]
+        self.cls_id, self.sep_id, self.pad_id, self.unk_id, self.dot_id = (vocabulary[piece] for piece in needed)
         self._pieces = WordPieces(
             models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=_MAX_WORD_CHARACTERS)
         )
@@ -176,13 +176,15 @@ class Tokenizer:
         """Pack classes into few captions: in their order where that needs no more, see `pipeline.packing.pack`.
 
         Raises:
-            StageError: `invalid_value`, where one class alone exceeds the budget or has no word piece.
+            StageError: `invalid_value`, where one class alone exceeds the budget or has no word piece: `prompt[3]`.
         """
         pieces = [self.encode(item.text) for item in classes]
-        if not all(pieces):
-            raise StageError("invalid_value", "a class has no text that the model can read", param)
-        if max(map(len, pieces), default=0) + 3 > self.max_tokens:  # [CLS] pieces . [SEP]
-            raise StageError("invalid_value", f"a class exceeds the model's {self.max_tokens} tokens", param)
+        for item, ids in zip(classes, pieces, strict=True):
+            if ids and len(ids) + 3 <= self.max_tokens:  # [CLS] pieces . [SEP]
+                continue
+            fault = f"exceeds the model's {self.max_tokens} tokens" if ids else "has no text that the model can read"
+            label = item.label if len(item.label) <= _SHOWN else item.label[: _SHOWN - 1] + "…"
+            raise StageError("invalid_value", f"{label!r} {fault}", f"{param}[{item.class_id}]")
         bins = pack([len(ids) + 1 for ids in pieces], self.max_tokens - 2)
         return [self._caption(members, pieces) for members in bins]
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pipeline.errors import StageError
 from pipeline.masks import box_area, box_iou
+from pipeline.scalars import fraction, integer
 from pipeline.stages import Detections
 
 NmsMode = Literal["class", "agnostic", "off"]
@@ -24,7 +25,7 @@ _BLOCK, _CELLS = 256, 2**22  # rows, cells
 
 @dataclass(frozen=True, slots=True)
 class SelectionOptions:
-    """What to keep.
+    """What to keep. Numbers may be NumPy's; they become Python's.
 
     Attributes:
         nms: suppress overlapping boxes of one class, of any class, or none.
@@ -35,7 +36,7 @@ class SelectionOptions:
         max_detections: how many to keep, best scores first.
 
     Raises:
-        StageError: `invalid_value`, naming the field.
+        StageError: `invalid_value`, naming the field, for another type or a number out of range.
     """
 
     nms: NmsMode = "class"
@@ -49,10 +50,10 @@ class SelectionOptions:
         if self.nms not in get_args(NmsMode):
             raise StageError("invalid_value", "must be 'class', 'agnostic' or 'off'", "nms")
         for name in ("nms_threshold", "negative_iou", "min_area", "max_area"):
-            if not 0 <= getattr(self, name) <= 1:  # NaN fails it too
-                raise StageError("invalid_value", "must be a number from 0 to 1", name)
+            object.__setattr__(self, name, fraction(getattr(self, name), name))
         if self.min_area > self.max_area:
             raise StageError("invalid_value", "must not exceed max_area", "min_area")
+        object.__setattr__(self, "max_detections", integer(self.max_detections, "max_detections"))
         if self.max_detections < 1:
             raise StageError("invalid_value", "must be at least 1", "max_detections")
 

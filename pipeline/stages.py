@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import StageError
+from pipeline.scalars import fraction, integer
 
 Float32Array = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]
@@ -55,7 +56,8 @@ class DetectRequest:
 
     `negatives` are classes whose boxes remove others; they come back with `class_ids` of `-1 - class_id`.
     `top_k` asks for raw mode: no thresholds, but the best k pairs of a box and a class by mean token probability.
-    Raises StageError `invalid_value` for a threshold outside 0 to 1, a `top_k` below 1, or one beside negatives.
+    Numbers may be NumPy's; they become Python's. Raises StageError `invalid_value` for another type, a threshold
+    outside 0 to 1, or a `top_k` below 1 or beside negatives.
     """
 
     classes: tuple[TextClass, ...]
@@ -67,12 +69,14 @@ class DetectRequest:
 
     def __post_init__(self) -> None:
         for name in ("box_threshold", "text_threshold"):
-            threshold: float | None = getattr(self, name)
-            if threshold is not None and not 0 <= threshold <= 1:  # NaN fails it too
-                raise StageError("invalid_value", "must be a number from 0 to 1", name)
-        if self.top_k is not None and self.top_k < 1:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, fraction(getattr(self, name), name))
+        if self.top_k is None:
+            return
+        object.__setattr__(self, "top_k", integer(self.top_k, "max_detections"))
+        if self.top_k < 1:
             raise StageError("invalid_value", "must be at least 1", "max_detections")
-        if self.top_k is not None and self.negatives:
+        if self.negatives:
             raise StageError("invalid_value", "raw mode has no thresholds, so a negative would match anything", "raw")
 
 
@@ -190,6 +194,11 @@ class Masks:
     low_res: Float32Array | None = None
     alternatives: tuple[Masks, ...] | None = None
 
+    @classmethod
+    def empty(cls) -> Masks:
+        """Those of an image in which nothing was found."""
+        return cls((), np.zeros(0, np.float32))
+
     def __len__(self) -> int:
         return len(self.rles)
 
@@ -197,8 +206,9 @@ class Masks:
 class Stage(Protocol[Input, Raw, Output]):
     """A stage's model, split so that CPU work stays off the model thread.
 
-    `prepare` and `finish` handle one item and are thread-safe; `forward` runs a batch of items that share a
-    `batch_key` and is entered by one thread at a time. `cost` is an item's share of `max_batch_cost`.
+    `finish` handles one item and is thread-safe; `forward` runs a batch of items that share a `batch_key` and is
+    entered by one thread at a time. `cost` is an item's share of `max_batch_cost`. How an item is made differs from
+    stage to stage: each has a thread-safe method of its own for it, and hands over items.
     """
 
     def batch_key(self, item: Input) -> object: ...

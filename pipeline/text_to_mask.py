@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from PIL import Image
 
 from pipeline.bundle import resolve, split_model_name
@@ -19,10 +19,11 @@ from pipeline.image_encoder import ImageEncoder
 from pipeline.mask_decoder import MaskDecoder
 from pipeline.mask_prompts import Numbers, fit, parse_mask_prompts
 from pipeline.mask_result import MaskResult, assemble_masks
-from pipeline.prompt import Prompt, parse_classes
+from pipeline.prompt import Prompt
+from pipeline.query import read_query
 from pipeline.result import Result, assemble
-from pipeline.selection import NmsMode, SelectionOptions, select
-from pipeline.stages import DecodeOptions, DetectRequest, ImageSource, MaskPrompts, Masks, UInt8Array
+from pipeline.selection import NmsMode, select
+from pipeline.stages import DecodeOptions, ImageSource, MaskPrompts, Masks, UInt8Array
 from pipeline.tiling import parse_tile, plan
 
 AnyImage = str | Path | ImageSource | Image.Image
@@ -112,38 +113,41 @@ class TextToMask:
             instances by falling score; masks as RLE of the upright image.
 
         Raises:
-            StageError: the image or an argument is refused.
+            StageError: the image or an argument is refused, also for its type, before any model runs.
         """
         start = time.perf_counter()
-        request = DetectRequest(
-            classes=parse_classes(prompt, mode),
-            negatives=() if negative_prompt is None else parse_classes(negative_prompt, mode, "negative_prompt"),
+        request, options = read_query(
+            prompt,
+            mode=mode,
+            negative_prompt=negative_prompt,
             box_threshold=box_threshold,
             text_threshold=text_threshold,
-            top_k=max_detections if raw else None,
+            nms=nms,
+            nms_threshold=nms_threshold,
+            negative_iou=negative_iou,
+            min_area=min_area,
+            max_area=max_area,
+            max_detections=max_detections,
+            raw=raw,
         )
-        options = SelectionOptions(
-            "off" if raw else nms, nms_threshold, negative_iou, min_area, max_area, max_detections
-        )
+        tile_size = None if tile is None else parse_tile(tile)
         pixels = load_image(image)
-        if tile is not None:
-            height, width, _ = pixels.shape
-            tiling = plan((height, width), parse_tile(tile), self.detector.arch.short_side, request)
-            if tiling is not None:
-                stages = self.detector, self.image_encoder, self.mask_decoder
-                found = find_by_tiles(stages, pixels, tiling, request, options, DecodeOptions(multimask))
-                timings_ms = _timings_ms(start, found.detected, found.encoded)
-                return assemble(request, found.kept, found.removed, found.masks, model=self.name, timings_ms=timings_ms)
+        tiling = plan((pixels.shape[0], pixels.shape[1]), tile_size, self.detector.arch.short_side, request)
+        if tiling is not None:
+            stages = self.detector, self.image_encoder, self.mask_decoder
+            found = find_by_tiles(stages, pixels, tiling, request, options, DecodeOptions(multimask))
+            timings_ms = _timings_ms(start, detect=found.detected, encode=found.encoded)
+            return assemble(request, found.kept, found.removed, found.masks, model=self.name, timings_ms=timings_ms)
         detections = self.detector.detect(pixels, request)
         detected = time.perf_counter()
         kept, removed = select(detections, options)
-        masks = Masks((), np.zeros(0, np.float32))
+        masks = Masks.empty()
         encoded = detected
         if len(kept):
             embedding = self.image_encoder.encode(pixels)
             encoded = time.perf_counter()
             masks = self.mask_decoder.decode(embedding, MaskPrompts(boxes=kept.boxes), DecodeOptions(multimask))
-        timings_ms = _timings_ms(start, detected, encoded)
+        timings_ms = _timings_ms(start, detect=detected, encode=encoded)
         return assemble(request, kept, removed, masks, model=self.name, timings_ms=timings_ms)
 
     def masks(
@@ -182,16 +186,15 @@ class TextToMask:
         encoded = time.perf_counter()
         masks = self.mask_decoder.decode(embedding, prompts, options)
         result = assemble_masks(prompts, masks, size, model=self.name, warnings=warnings)
-        timings_ms = _timings_ms(start, start, encoded)
-        del timings_ms["detect"]
-        return replace(result, timings_ms=timings_ms)
+        return replace(result, timings_ms=_timings_ms(start, encode=encoded))
 
 
-def _timings_ms(start: float, detected: float, encoded: float) -> dict[str, float]:
-    """Milliseconds of each stage until now."""
-    end = time.perf_counter()
-    spans = {"detect": detected - start, "encode": encoded - detected, "masks": end - encoded, "total": end - start}
-    return {name: round(1000 * seconds, 1) for name, seconds in spans.items()}
+def _timings_ms(start: float, **ends: float) -> dict[str, float]:
+    """Milliseconds of each stage and in total. `ends`: when each was through, in order; the last, `masks`, is now."""
+    ends["masks"] = time.perf_counter()
+    seconds = {name: end - begin for name, (begin, end) in zip(ends, pairwise((start, *ends.values())), strict=True)}
+    seconds["total"] = ends["masks"] - start
+    return {name: round(1000 * spent, 1) for name, spent in seconds.items()}
 
 
 def load_image(image: AnyImage) -> UInt8Array:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.errors import StageError
+from pipeline.scalars import integer
 from pipeline.selection import SelectionOptions, cap, drop_negatives, suppress
 from pipeline.stages import Detections, DetectRequest, Float32Array, Region
 
@@ -22,6 +23,9 @@ MIN_SIZE, MAX_SIZE, MIN_OVERLAP = 64, 4096, 16
 MAX_TILES = 256
 MAX_CLASS_TILES = 20_000  # classes times tiles: 2,000 classes in 10 tiles, 78 in 256
 MAX_PIECES = 5_000  # masks made for one image before they are merged and `max_detections` applies
+
+TILE_FORMS = "must be 'auto', or an object with the integers size and overlap"
+"""What a refusal says of anything else."""
 
 _AUTO_SIDE, _AUTO_OVERLAP, _AUTO_TILES = 640, 0.4, 100
 _MARGIN = 0.02  # of a tile's side: boxes are not more exact than that
@@ -32,13 +36,15 @@ class TileSize:
     """Side and least overlap of square tiles, in pixels of the upright image.
 
     Raises:
-        StageError: `invalid_value`, naming the field.
+        StageError: `invalid_value`, naming the field, for another type or a number out of range.
     """
 
     size: int
     overlap: int
 
     def __post_init__(self) -> None:
+        for name in ("size", "overlap"):
+            object.__setattr__(self, name, integer(getattr(self, name), f"tile.{name}"))
         if not MIN_SIZE <= self.size <= MAX_SIZE:
             raise StageError("invalid_value", f"must be from {MIN_SIZE} to {MAX_SIZE}", "tile.size")
         if not MIN_OVERLAP <= self.overlap <= self.size // 2:
@@ -47,11 +53,11 @@ class TileSize:
 
 def parse_tile(tile: object) -> Literal["auto"] | TileSize:
     """`"auto"`, or `{"size", "overlap"}` in pixels. Raises StageError `invalid_value` for anything else."""
-    if tile == "auto":
+    if isinstance(tile, str) and tile == "auto":
         return "auto"
-    if isinstance(tile, Mapping) and set(tile) == {"size", "overlap"} and all(type(n) is int for n in tile.values()):
-        return TileSize(**tile)
-    raise StageError("invalid_value", "must be 'auto' or an object with the integers 'size' and 'overlap'", "tile")
+    if isinstance(tile, Mapping) and set(tile) == {"size", "overlap"}:
+        return TileSize(tile["size"], tile["overlap"])
+    raise StageError("invalid_value", TILE_FORMS, "tile")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ TORCH_FREE = (
     "errors",
     "stages",
     "prompt",
+    "query",
+    "scalars",
     "packing",
     "labelling",
     "image",

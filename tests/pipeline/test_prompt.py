@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,7 +116,7 @@ def test_a_duplicate_keeps_the_lowest_index_and_its_threshold() -> None:
     assert parse_classes(prompt) == (TextClass(0, "Car", "car", 0.4), TextClass(1, "sky", "sky", None))
 
 
-@pytest.mark.parametrize("threshold", [0, 1, 0.0, 0.35, None])
+@pytest.mark.parametrize("threshold", [0, 1, 0.0, 0.35, None, np.float32(0.3), np.float64(0.3), np.int64(1)])
 def test_threshold_of_an_item(threshold: float | None) -> None:
     assert parse_classes([{"text": "car", "box_threshold": threshold}])[0].box_threshold == threshold
 
@@ -159,7 +160,42 @@ def test_threshold_of_an_item(threshold: float | None) -> None:
 def test_refused(prompt: object) -> None:
     with pytest.raises(StageError) as caught:
         parse_classes(prompt, param="negative_prompt")  # type: ignore[arg-type]
-    assert (caught.value.code, caught.value.param) == ("invalid_value", "negative_prompt")
+    assert caught.value.code == "invalid_value"
+    assert caught.value.param is not None
+    assert caught.value.param.partition("[")[0] == "negative_prompt"
+
+
+@pytest.mark.parametrize(
+    ("item", "where"),
+    [
+        ("", ""),
+        ("[SEP] ?", ""),
+        ("\udc00", ""),
+        (None, ""),
+        (["car"], ""),
+        ({"text": "car", "threshold": 0.3}, ""),
+        ({"box_threshold": 0.3}, ".text"),
+        ({"text": 3}, ".text"),
+        ({"text": "car", "box_threshold": "0.3"}, ".box_threshold"),
+    ],
+)
+def test_a_faulty_item_is_named(item: object, where: str) -> None:
+    with pytest.raises(StageError) as caught:
+        parse_classes(["car", "car", item, "sky"])  # type: ignore[list-item]
+    assert caught.value.param == f"prompt[2]{where}"
+
+
+def test_a_faulty_piece_of_a_string_is_named_by_its_class_id() -> None:
+    with pytest.raises(StageError) as caught:
+        parse_classes("car,, [SEP], sky")  # the empty piece does not count
+    assert caught.value.param == "prompt[1]"
+
+
+def test_of_another_form_all_forms_are_named() -> None:
+    for prompt, forms in ((5, ("string", "list", "text", "box_threshold")), ([5], ("string", "text", "box_threshold"))):
+        with pytest.raises(StageError) as caught:
+            parse_classes(prompt)  # type: ignore[arg-type]
+        assert all(form in caught.value.message for form in forms)
 
 
 def test_unknown_mode_is_refused() -> None:
@@ -279,8 +315,9 @@ def test_a_class_at_the_budget_fits_and_one_token_more_is_refused() -> None:
     (caption,) = tokenizer.captions(classes_of(" ".join(["car"] * 13)))
     assert len(caption.token_ids) == 16
     with pytest.raises(StageError) as caught:
-        tokenizer.captions(classes_of("wheel", " ".join(["car"] * 14)), param="negative_prompt")
-    assert (caught.value.code, caught.value.param) == ("invalid_value", "negative_prompt")
+        tokenizer.captions(classes_of("wheel", "wheel", " ".join(["car"] * 14), "sky"), param="negative_prompt")
+    assert (caught.value.code, caught.value.param) == ("invalid_value", "negative_prompt[2]")
+    assert caught.value.message == "'car car car car car car car car car car…' exceeds the model's 16 tokens"
 
 
 def test_two_thousand_classes(tokenizer: Tokenizer) -> None:
@@ -295,8 +332,10 @@ def test_no_class_no_caption(tokenizer: Tokenizer) -> None:
 
 
 def test_a_class_without_word_pieces_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(StageError):
-        tokenizer.captions([TextClass(0, "\u200b", "\u200b")])
+    with pytest.raises(StageError) as caught:
+        tokenizer.captions(classes_of("car", "\ufffd", "sky"))
+    assert caught.value.param == "prompt[1]"
+    assert caught.value.message == "'\ufffd' has no text that the model can read"
 
 
 def test_unknown_words(tokenizer: Tokenizer) -> None:

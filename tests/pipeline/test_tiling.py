@@ -96,6 +96,20 @@ class TestPlan:
         assert refused.value.param is not None
         assert refused.value.param.startswith("tile")
 
+    def test_integers_of_numpy_are_integers(self) -> None:
+        assert parse_tile({"size": np.int64(320), "overlap": 64}) == TileSize(320, 64)
+        assert type(TileSize(np.int64(320), 64).size) is int  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("wrong", ["64", None, 64.0, True])
+    def test_another_type_is_refused_by_its_name(self, wrong: Any) -> None:
+        for tile, param in (
+            ({"size": wrong, "overlap": 64}, "tile.size"),
+            ({"size": 320, "overlap": wrong}, "tile.overlap"),
+        ):
+            with pytest.raises(StageError) as refused:
+                parse_tile(tile)
+            assert (refused.value.param, refused.value.message) == (param, "must be an integer")
+
     def test_too_much_work_is_refused(self) -> None:
         few, many = (DetectRequest(tuple(TextClass(i, "a", f"a{i}") for i in range(count))) for count in (100, 2000))
         assert plan((3000, 4000), TileSize(640, 160), 800, few) is not None
