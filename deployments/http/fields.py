@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError
 
 from deployments.http.body import parse_json
 from deployments.http.errors import ApiError
@@ -22,9 +22,6 @@ class Fields(BaseModel):
     """Bytes that all fields but the image may take."""
     json_text: ClassVar[Mapping[str, str]] = {}
     """Fields that a form gives as JSON, if their text matches this pattern."""
-
-    def check(self) -> None:
-        """What concerns several fields at once. Raises ApiError."""
 
 
 class ImageInput(Fields):
@@ -42,6 +39,18 @@ class WithImage(Fields):
 
 F = TypeVar("F", bound=Fields)
 
+_OTHER_FORM = "other_form"
+
+
+def by_form(form_of: Callable[[Any], str | None], forms: str) -> Discriminator:
+    """Which branch of a union reads a value. Left to itself, pydantic would tell of one branch's fault only.
+
+    Args:
+        form_of: of a value, the tag of its branch; None where it has none of the forms.
+        forms: what a refusal says then; it must name all of them.
+    """
+    return Discriminator(form_of, custom_error_type=_OTHER_FORM, custom_error_message=forms)
+
 
 def from_json(body: Any, model: type[F]) -> F:
     """The request in a parsed JSON body; `model` is a `WithImage`. Raises ApiError."""
@@ -52,7 +61,6 @@ def from_json(body: Any, model: type[F]) -> F:
     assert isinstance(request, WithImage)
     if request.image.type != "base64":
         raise ApiError("invalid_value", "this kind of image is not available yet; send base64", "image.type")
-    request.check()
     return request
 
 
@@ -65,20 +73,30 @@ def from_form(fields: Mapping[str, str], model: type[F]) -> F:
     for name, pattern in model.json_text.items():
         text = fields.get(name)
         if text is not None and re.match(pattern, text):
-            values[name] = parse_json(text)
+            values[name] = _json_field(name, text)
     try:
-        request = model.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         raise _refusal(error) from None
-    request.check()
-    return request
+
+
+def _json_field(name: str, text: str) -> Any:
+    """One field's JSON. The form around it is sound, so what is wrong here is this field's value."""
+    try:
+        return parse_json(text)
+    except ApiError as error:
+        if error.code == "malformed_request":
+            raise ApiError("invalid_value", "must be valid JSON", name) from None
+        raise ApiError(error.code, "has too many values", name) from None
 
 
 def _refusal(error: ValidationError) -> ApiError:
     """The first fault that pydantic found, in our own words."""
     fault = error.errors(include_url=False, include_input=False)[0]
     kind, context = fault["type"], fault.get("ctx", {})
-    if kind == "missing":
+    if kind == _OTHER_FORM:
+        message = fault["msg"]
+    elif kind == "missing":
         message = "this field is required"
     elif kind == "extra_forbidden":
         message = "there is no such field"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Field, Tag
 
-from deployments.http.fields import Fields, WithImage
+from deployments.http.fields import Fields, WithImage, by_form
 from pipeline.formats.low_res import MAX_SIDE
 from pipeline.mask_prompts import MAX_INSTANCES, MAX_LOW_RES, MAX_POINTS
 
@@ -20,10 +20,10 @@ PointsOfOne = Annotated[list[Point], Field(max_length=MAX_POINTS)]
 Side = Annotated[int, Field(strict=True, ge=1, le=MAX_SIDE)]
 
 
-def _depth(points: Any) -> str:
-    """Whether `points` is of one instance: there, the first thing inside a point is no list."""
+def _depth(points: Any) -> str | None:
+    """Whether `points` is of one instance: there, the first thing inside a point is no list. None: it is no list."""
     if not isinstance(points, list):
-        return "<one>"
+        return None
     firsts = (item[0] for item in points if isinstance(item, list) and item)
     return "<many>" if isinstance(next(firsts, []), list) else "<one>"
 
@@ -32,7 +32,7 @@ def _depth(points: Any) -> str:
 Points = Annotated[
     Annotated[PointsOfOne, Tag("<one>")]
     | Annotated[Annotated[list[PointsOfOne], Field(max_length=MAX_INSTANCES)], Tag("<many>")],
-    Discriminator(_depth),
+    by_form(_depth, "must be a list of [x, y, label], or one such list for each instance"),
 ]
 
 

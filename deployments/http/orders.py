@@ -7,33 +7,30 @@ from deployments.http.schemas import SegmentFields, TileItem, plain_prompt
 from deployments.ingress import MaskOrder, Order
 from pipeline.formats.low_res import read_low_res
 from pipeline.mask_prompts import parse_mask_prompts
-from pipeline.prompt import parse_classes
-from pipeline.selection import SelectionOptions
-from pipeline.stages import DecodeOptions, DetectRequest, TextClass
+from pipeline.query import read_query
+from pipeline.stages import DecodeOptions
 from pipeline.tiling import TileSize
 
 
 def order_of(fields: SegmentFields) -> Order:
-    """What the stages are asked for. Raises StageError for a prompt without a class."""
-    negatives: tuple[TextClass, ...] = ()
-    if fields.negative_prompt is not None:
-        negatives = parse_classes(plain_prompt(fields.negative_prompt), fields.mode, param="negative_prompt")
+    """What the stages are asked for. Raises StageError for what concerns several fields, or a class without text."""
+    detect, selection = read_query(
+        plain_prompt(fields.prompt),
+        mode=fields.mode,
+        negative_prompt=None if fields.negative_prompt is None else plain_prompt(fields.negative_prompt),
+        box_threshold=fields.box_threshold,
+        text_threshold=fields.text_threshold,
+        nms=fields.nms,
+        nms_threshold=fields.nms_threshold,
+        negative_iou=fields.negative_iou,
+        min_area=fields.min_area,
+        max_area=fields.max_area,
+        max_detections=fields.max_detections,
+        raw=fields.raw,
+    )
     return Order(
-        detect=DetectRequest(
-            classes=parse_classes(plain_prompt(fields.prompt), fields.mode),
-            negatives=negatives,
-            box_threshold=fields.box_threshold,
-            text_threshold=fields.text_threshold,
-            top_k=fields.max_detections if fields.raw else None,
-        ),
-        selection=SelectionOptions(
-            nms="off" if fields.raw else fields.nms,
-            nms_threshold=fields.nms_threshold,
-            negative_iou=fields.negative_iou,
-            min_area=fields.min_area,
-            max_area=fields.max_area,
-            max_detections=fields.max_detections,
-        ),
+        detect=detect,
+        selection=selection,
         decode=None if fields.masks == "none" else DecodeOptions(multimask=fields.multimask),
         tile=TileSize(fields.tile.size, fields.tile.overlap) if isinstance(fields.tile, TileItem) else fields.tile,
     )

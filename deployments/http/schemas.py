@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Field, Tag
 
-from deployments.http.errors import ApiError
-from deployments.http.fields import Fields, WithImage
-from pipeline.prompt import MAX_CHARACTERS, MAX_CLASSES
-from pipeline.tiling import MAX_SIZE, MIN_OVERLAP, MIN_SIZE
+from deployments.http.fields import Fields, WithImage, by_form
+from pipeline.prompt import ITEM_FORMS, MAX_CHARACTERS, MAX_CLASSES, PROMPT_FORMS
+from pipeline.tiling import MAX_SIZE, MIN_OVERLAP, MIN_SIZE, TILE_FORMS
 
 MAX_DETECTIONS = 1000
 MAX_CLASS_CHARACTERS = 2_000
@@ -30,12 +29,20 @@ class ClassItem(Fields):
 _Item = Annotated[
     Annotated[Annotated[str, Field(max_length=MAX_CLASS_CHARACTERS)], Tag("<text>")]
     | Annotated[ClassItem, Tag("<item>")],
-    Discriminator(lambda value: "<text>" if isinstance(value, str) else "<item>"),
+    by_form(
+        lambda value: (
+            "<text>" if isinstance(value, str) else "<item>" if isinstance(value, (dict, ClassItem)) else None
+        ),
+        ITEM_FORMS,
+    ),
 ]
 Prompt = Annotated[
     Annotated[Annotated[str, Field(max_length=MAX_CHARACTERS)], Tag("<text>")]
     | Annotated[Annotated[list[_Item], Field(max_length=MAX_CLASSES)], Tag("<list>")],
-    Discriminator(lambda value: "<text>" if isinstance(value, str) else "<list>"),
+    by_form(
+        lambda value: "<text>" if isinstance(value, str) else "<list>" if isinstance(value, list) else None,
+        PROMPT_FORMS,
+    ),
 ]
 
 
@@ -48,7 +55,10 @@ class TileItem(Fields):
 
 Tile = Annotated[
     Annotated[Literal["auto"], Tag("<auto>")] | Annotated[TileItem, Tag("<size>")],
-    Discriminator(lambda value: "<auto>" if isinstance(value, str) else "<size>"),
+    by_form(
+        lambda value: "<auto>" if value == "auto" else "<size>" if isinstance(value, (dict, TileItem)) else None,
+        TILE_FORMS,
+    ),
 ]
 
 
@@ -95,10 +105,6 @@ class SegmentFields(Fields):
             "apply; areas do. Not with `negative_prompt`."
         ),
     ] = False
-
-    def check(self) -> None:
-        if self.min_area > self.max_area:
-            raise ApiError("invalid_value", "must not exceed max_area", "min_area")
 
 
 class SegmentForm(SegmentFields):

@@ -254,8 +254,8 @@ def test_malformed_multipart_is_400(content_type: str, body: bytes) -> None:
         ({"prompt": ""}, "prompt"),
         ({"prompt": " , ;\n"}, "prompt"),
         ({"prompt": []}, "prompt"),
-        ({"prompt": ["car", ""]}, "prompt"),
-        ({"prompt": ["?"]}, "prompt"),
+        ({"prompt": ["car", ""]}, "prompt[1]"),
+        ({"prompt": ["?"]}, "prompt[0]"),
         ({"prompt": ["car"] * 2001}, "prompt"),
         ({"prompt": "car, " * 2001}, "prompt"),
         ({"prompt": None}, "prompt"),
@@ -302,6 +302,53 @@ def test_a_value_that_may_not_be_is_422(fields: dict[str, Any], param: str | Non
     body = json.dumps({"image": base64(PICTURE), "prompt": "car", **fields}).encode()
     assert refusal(service.raw(body), 422, "invalid_value")["param"] == param
     assert service.stages.calls == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "forms"),
+    [
+        ({"prompt": 5}, "prompt", ("string", "list", "object", "text", "box_threshold")),
+        ({"prompt": None}, "prompt", ("string", "list", "object", "text", "box_threshold")),
+        ({"prompt": {"text": "car"}}, "prompt", ("string", "list", "object", "text", "box_threshold")),
+        ({"negative_prompt": True}, "negative_prompt", ("string", "list", "object", "text", "box_threshold")),
+        ({"prompt": ["car", 5]}, "prompt[1]", ("string", "object", "text", "box_threshold")),
+        ({"prompt": [None]}, "prompt[0]", ("string", "object", "text", "box_threshold")),
+        ({"tile": 5}, "tile", ("'auto'", "object", "size", "overlap")),
+        ({"tile": "AUTO"}, "tile", ("'auto'", "object", "size", "overlap")),
+        ({"tile": []}, "tile", ("'auto'", "object", "size", "overlap")),
+    ],
+)
+def test_a_value_of_none_of_the_forms_is_told_all_of_them(
+    fields: dict[str, Any], param: str, forms: tuple[str, ...]
+) -> None:
+    error = refusal(Service().json(**fields), 422, "invalid_value")
+    assert error["param"] == param
+    assert all(form in error["message"] for form in forms)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": '["red'},
+        {"prompt": '["red"], "blue"'},
+        {"negative_prompt": '[{"text": "red", "text": "blue"}]'},
+        {"tile": '{"size": 64, '},
+        {"tile": '{"size": NaN, "overlap": 16}'},
+    ],
+)
+def test_a_form_field_that_is_broken_json_is_named(fields: dict[str, str]) -> None:
+    error = refusal(Service().form(PICTURE, **fields), 422, "invalid_value")
+    assert (error["param"], error["message"]) == (*fields, "must be valid JSON")
+
+
+def test_a_form_field_of_too_many_values_is_named() -> None:
+    error = refusal(Service().form(prompt='["a"' + "," * 500_001), 413, "body_too_large")
+    assert error["param"] == "prompt"
+
+
+def test_a_form_is_told_all_forms_of_a_tile() -> None:
+    error = refusal(Service().form(tile="AUTO"), 422, "invalid_value")
+    assert all(form in error["message"] for form in ("'auto'", "size", "overlap"))
 
 
 def test_a_number_too_large_for_a_float_is_422() -> None:

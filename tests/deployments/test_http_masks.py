@@ -167,21 +167,27 @@ def test_a_value_that_may_not_be_is_422(fields: dict[str, Any], param: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("fields", "status", "code"),
+    ("fields", "param"),
     [
-        ({"boxes": "[[1, 2, 3, 4]"}, 400, "malformed_request"),
-        ({"boxes": ""}, 400, "malformed_request"),
-        ({"boxes": "[[NaN, 2, 3, 4]]"}, 400, "malformed_request"),
-        ({"boxes": "[[1e999, 2, 3, 4]]"}, 422, "invalid_value"),
-        ({"boxes": '[["1", "2", "3", "4"]]'}, 422, "invalid_value"),
-        ({"boxes": "[[false, 0, 3, 4]]"}, 422, "invalid_value"),
-        ({"points": "10,10,1"}, 400, "malformed_request"),
-        ({"boxes": "[[1, 2, 3, 4]]", "unknown": "1"}, 422, "invalid_value"),
-        ({"boxes": "[[1, 2, 3, 4]]", "multimask": "perhaps"}, 422, "invalid_value"),
+        ({"boxes": "[[1, 2, 3, 4]"}, "boxes"),
+        ({"boxes": ""}, "boxes"),
+        ({"boxes": "[[NaN, 2, 3, 4]]"}, "boxes"),
+        ({"boxes": "[[1e999, 2, 3, 4]]"}, "boxes[0][0]"),
+        ({"boxes": '[["1", "2", "3", "4"]]'}, "boxes[0][0]"),
+        ({"boxes": "[[false, 0, 3, 4]]"}, "boxes[0][0]"),
+        ({"points": "10,10,1"}, "points"),
+        ({"boxes": "[[1, 2, 3, 4]]", "mask_input": "[{]"}, "mask_input"),
+        ({"boxes": "[[1, 2, 3, 4]]", "unknown": "1"}, "unknown"),
+        ({"boxes": "[[1, 2, 3, 4]]", "multimask": "perhaps"}, "multimask"),
     ],
 )
-def test_a_form_with_a_wrong_field(fields: dict[str, str], status: int, code: str) -> None:
-    refusal(Service().masks_form(**fields), status, code)
+def test_a_form_with_a_wrong_field(fields: dict[str, str], param: str) -> None:
+    assert refusal(Service().masks_form(**fields), 422, "invalid_value")["param"] == param
+
+
+def test_points_of_no_form_are_told_both() -> None:
+    message = refusal(Service().masks(points=5), 422, "invalid_value")["message"]
+    assert all(form in message for form in ("[x, y, label]", "for each instance"))
 
 
 def test_nan_is_no_json() -> None:
