@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from deployments.calls import Calls
 from deployments.http.errors import ApiError
 from deployments.stage_clients import Stages
@@ -131,5 +129,5 @@ async def _segment(calls: Calls, order: Order) -> tuple[Detections, dict[str, in
     if encoding is None or order.decode is None:
         return kept, removed, None
     if not len(kept):
-        return kept, removed, Masks((), np.zeros(0, np.float32))
+        return kept, removed, Masks.empty()
     return kept, removed, await calls.decode(encoding, MaskPrompts(boxes=kept.boxes), order.decode)
