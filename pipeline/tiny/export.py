@@ -25,8 +25,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "sha256": "",
         "vocabulary": "vocab.txt",
         "max_tokens": 48,
-        "box_threshold": 0.25,
-        "text_threshold": 0.2,
+        "box_threshold": 0.3,
+        "text_threshold": 0.25,
         "licence": "Apache-2.0",
     },
     "segmenter": {
