@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from pipeline.image import from_pil
 from pipeline.masks import BoolArray, decode_crop
 from pipeline.palette import TONES, Colour, class_colour, ink, tone
-from pipeline.plates import Box, Plates, font_size
-from pipeline.stages import RLE, UInt8Array
+from pipeline.plates import SMALL, Box, Plates, font_size
+from pipeline.stages import RLE, Int32Array, UInt8Array
 
 if TYPE_CHECKING:
     from pipeline.result import Result
@@ -43,35 +44,47 @@ class Instance:
     mask: RLE | None = None
 
 
-def draw(image: UInt8Array, result: Result) -> UInt8Array:
+def draw(image: Image.Image | UInt8Array, result: Result) -> UInt8Array:
     """Draw a result into a copy of its image.
 
     Lines and labels have the colour of their class; of instances of one class that are close together, the insides
-    differ in tone. Labels are sized to the image and never cover each other: where there is no room for one, its box
-    and colour remain. The best detection is drawn last, on top, and its label first.
+    differ in tone. Labels are sized to the image and never cover each other; in a small image they spare what is
+    seen of the instances, too. Where there is no room for one, its box and colour remain. The best detection is drawn
+    last, on top, and its label first.
 
     Args:
-        image: `HxWx3` uint8 RGB, upright, of `result.image_size`.
+        image: `HxWx3` uint8 RGB, upright, of `result.image_size`; or a PIL image, which is made upright.
 
     Returns:
         `HxWx3` uint8 RGB.
 
     Raises:
-        ValueError: the image has another size or type.
+        ValueError: the image has another size or type, or a box is not finite.
     """
-    if image.shape != (*result.image_size, 3) or image.dtype != np.uint8:
-        height, width = result.image_size
-        raise ValueError(f"the image must be {height}x{width}x3 of uint8, the size of the result's image")
+    pixels = from_pil(image) if isinstance(image, Image.Image) else image
+    height, width = result.image_size
+    if not isinstance(pixels, np.ndarray) or pixels.shape != (height, width, 3) or pixels.dtype != np.uint8:
+        raise ValueError(
+            f"the image must be {height}x{width}x3 of uint8, or a PIL image of that size, the one of the result's "
+            "image; pipeline.load_image opens a file"
+        )
     x0, y0, x1, y1 = result.boxes.T.tolist() if len(result) else ((),) * 4
     ids = result.class_ids.tolist()
     masks = (None,) * len(result) if result.rles is None else result.rles
     scores = (f"{score:.2f}" for score in result.scores)
     columns = zip(zip(x0, y0, x1, y1, strict=True), ids, result.labels, scores, ids, masks, strict=True)
-    return paint(image, [Instance(*values) for values in columns])
+    return paint(pixels, [Instance(*values) for values in columns])
 
 
 def paint(image: UInt8Array, instances: Sequence[Instance]) -> UInt8Array:
-    """Draw instances, the most important first in the list, into a copy of the image (`HxWx3` uint8)."""
+    """Draw instances, the most important first in the list, into a copy of the image (`HxWx3` uint8).
+
+    Raises:
+        ValueError: a box is not finite.
+    """
+    for index, one in enumerate(instances):
+        if not np.isfinite(one.box).all():
+            raise ValueError(f"the boxes must be finite numbers, and box {index} is {one.box}")
     canvas = np.array(image)
     size = (image.shape[0], image.shape[1])
     line = max(1, round((size[0] * size[1]) ** 0.5 / 300))
@@ -86,10 +99,24 @@ def paint(image: UInt8Array, instances: Sequence[Instance]) -> UInt8Array:
     for one in reversed(instances):
         pen.rectangle(_clipped(one.box, size), outline=class_colour(one.colour_id), width=line)
     letters = font_size(size, [f"{one.label} {one.score}" for one in instances])
-    plates = Plates(pen, size, letters, len(instances))
-    for one in instances:
-        plates.draw(one.box, one.label, one.score, one.number, class_colour(one.colour_id))
+    shown = _shown(instances, size) if max(size) < SMALL else None
+    plates = Plates(pen, size, letters, len(instances), shown)
+    for index, one in enumerate(instances):
+        plates.draw(index, one.box, one.label, one.score, one.number, class_colour(one.colour_id))
     return np.array(picture)
+
+
+def _shown(instances: Sequence[Instance], size: tuple[int, int]) -> Int32Array:
+    """`(H, W)`: the index of the instance that is seen at a pixel, -1 for none; without a mask it is all of its box."""
+    shown = np.full(size, -1, np.int32)
+    for index, one in reversed(list(enumerate(instances))):
+        if one.mask is None:
+            x0, y0, x1, y1 = (int(side) for side in _clipped(one.box, size))
+            shown[y0 : y1 + 1, x0 : x1 + 1] = index
+        else:
+            mask, (top, left) = decode_crop(one.mask)
+            shown[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = index
+    return shown
 
 
 def _tones(instances: Sequence[Instance], size: tuple[int, int]) -> list[int]:

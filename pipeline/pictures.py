@@ -91,7 +91,8 @@ def draw_image(
 ) -> UInt8Array:
     """Draw masks, boxes and labels into a copy of an image.
 
-    Equal labels have the same colour, in every picture as far as it goes; a score at a label's end does not count.
+    Equal labels have the same colour, in every picture as far as it goes, and the same number where no font has their
+    letters, by first appearance; a score at a label's end does not count.
 
     Args:
         image: a PIL image, or `HxWx3` uint8 RGB.
@@ -103,25 +104,27 @@ def draw_image(
         `HxWx3` uint8 RGB.
 
     Raises:
-        ValueError: shapes or numbers do not fit together.
+        ValueError: shapes or numbers do not fit together, or a box is not finite.
     """
     texts: Any = probs if labels is None else labels
     pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError("the image must be a PIL image, or HxWx3 of uint8")
-    corners = _numpy(boxes).astype(np.float32).reshape(-1, 4)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+        corners = _numpy(boxes).astype(np.float32).reshape(-1, 4)
     windows = _numpy(masks)
     names = [str(text) for text in (() if texts is None else texts)]
     if windows.size and windows.shape != (len(corners), *pixels.shape[:2]):
         raise ValueError(f"masks must be {len(corners)}x{pixels.shape[0]}x{pixels.shape[1]}, not {windows.shape}")
     if len(names) != len(corners):
         raise ValueError(f"there are {len(corners)} boxes and {len(names)} labels")
-    colours = _colours([_SCORE.sub("", name) for name in names])
+    phrases = [_SCORE.sub("", name) for name in names]
+    numbers = {phrase: number for number, phrase in enumerate(dict.fromkeys(phrases))}
     rles = [encode(mask) for mask in windows] if windows.size else [None] * len(names)
     sides = corners.T.tolist()
-    columns = zip(zip(*sides, strict=True), colours, names, rles, strict=True)
+    columns = zip(zip(*sides, strict=True), _colours(phrases), names, phrases, rles, strict=True)
     return paint(
-        pixels, [Instance(box, colour, name, "", i, rle) for i, (box, colour, name, rle) in enumerate(columns)]
+        pixels, [Instance(box, colour, name, "", numbers[phrase], rle) for box, colour, name, phrase, rle in columns]
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ImageFont
+from PIL import Image, ImageFont
 
 from pipeline import plates
 from pipeline.masks import encode
@@ -202,7 +202,7 @@ def test_a_font_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_a_long_label_loses_its_score_then_its_end() -> None:
-    size = (64, 64)
+    size = (640, 64)
 
     def width(label: str) -> int:
         return int(plate_above(draw(grey(size), result_of(size, [(2, 20, 60, 60)], label=label)), 20).shape[1])
@@ -227,9 +227,30 @@ def test_nothing_found_is_the_image() -> None:
     assert not np.shares_memory(picture, image)
 
 
+# ---- what is taken, and what is refused
+
+
+def test_a_pil_image_is_taken_upright_and_of_any_mode() -> None:
+    result = result_of((20, 30), [(3, 4, 12, 15)])
+    expected = draw(grey((20, 30)), result)
+    for mode in ("RGB", "L", "RGBA"):
+        image = Image.fromarray(grey((20, 30))).convert(mode)
+        np.testing.assert_array_equal(result.overlay(image), expected)
+    turned = Image.fromarray(grey((30, 20)))
+    turned.getexif()[0x0112] = 6  # a quarter clockwise makes it upright
+    np.testing.assert_array_equal(draw(turned, result), expected)
+
+
 def test_another_image_is_refused() -> None:
     result = result_of((20, 30), [])
     images: list[Any] = [grey((30, 20)), grey((20, 30))[..., 0], grey((20, 30)).astype(np.float32)]
+    images += [Image.new("RGB", (20, 30)), "photo.jpg", Path("photo.jpg"), b"", None, grey((20, 30)).tolist()]
     for image in images:
-        with pytest.raises(ValueError, match="20x30x3 of uint8"):
-            draw(image, result)
+        with pytest.raises(ValueError, match="20x30x3 of uint8, or a PIL image"):
+            result.overlay(image)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_box_without_end_is_refused(number: float) -> None:
+    with pytest.raises(ValueError, match=r"must be finite numbers, and box 1 is"):
+        draw(grey((20, 30)), result_of((20, 30), [(1, 1, 9, 9), (1, 1, number, 9)]))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import pipeline.image
-from pipeline import draw_image, load_image
+from pipeline import draw_image, load_image, plates
 from pipeline.pictures import as_stored
 
 Array = np.ndarray[Any, Any]
@@ -118,6 +118,29 @@ def test_what_does_not_fit_together_is_refused() -> None:
         draw_image(picture(), masks(), BOXES, LABELS[:1])
     with pytest.raises(ValueError, match="HxWx3 of uint8"):
         draw_image(picture().astype(np.float32), masks(), BOXES, LABELS)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_a_box_without_end_is_refused(number: float, kind: Any) -> None:
+    with pytest.raises(ValueError, match="must be finite numbers, and box 1 is"):
+        draw_image(picture(), masks(), kind([[10.0, 40.0, 50.0, 80.0], [60.0, number, 115.0, 80.0]]), LABELS)
+
+
+def test_labels_that_no_font_has_get_the_number_of_their_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plates, "_SYSTEM", ())
+    monkeypatch.setattr(plates, "_SYSTEM_CJK", ())
+    boxes = [[10, 30, 50, 80], [60, 30, 80, 80], [85, 30, 115, 80], [10, 85, 50, 89]]
+    drawn: list[str] = []
+    real = ImageDraw.ImageDraw.text
+
+    def text(pen: ImageDraw.ImageDraw, at: Any, words: str, **options: Any) -> None:
+        drawn.append(words)
+        real(pen, at, words, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    draw_image(np.zeros((90, 120, 3), np.uint8), [], boxes, ["猫 0.90", "犬 0.80", "猫 0.70", "star 0.60"])
+    assert drawn[:3] == ["#0", "#1", "#0"]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16"])
