@@ -1,4 +1,4 @@
-"""`text2mask`: predict, serve, models, download. Each command loads only what it needs."""
+"""`text2mask`: predict, serve, keys, models, download. Each command loads only what it needs."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+keys_app = typer.Typer(help="Keys for the HTTP service, which wants one from everybody.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
 console = Console()
 aside = Console(stderr=True)  # what is not the answer itself
 
@@ -81,11 +83,18 @@ def serve(
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option(envvar="TEXT2MASK_HOST", help="127.0.0.1 unless set: there is no access control yet."),
+        typer.Option(envvar="TEXT2MASK_HOST", help="127.0.0.1 unless set. Others want keys, or --insecure."),
     ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, envvar="TEXT2MASK_PORT", help="8000 unless set.")
     ] = None,
+    keys_file: Annotated[
+        Path | None,
+        typer.Option(help="Ask for a key; its hash is in this list, which `text2mask keys new` adds to."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Where no keys are set, let in everybody who reaches the address.")
+    ] = False,
 ) -> None:
     """Start the HTTP service on this machine and keep it up until Ctrl-C."""
     with _readable_errors():
@@ -95,13 +104,34 @@ def serve(
         file = config_file.ConfigFile() if config is None else config_file.read(config)
         given = {"host": host, "port": port}
         options = {**file.http_options, **{name: value for name, value in given.items() if value is not None}}
+        args = {**file.args, "model": model} if model else file.args
+        if keys_file is not None:
+            args = {**args, "auth.mode": "keys", "auth.keys_file": keys_file}
         aside.print("Starting; the models warm up first.")
-        with running({**file.args, "model": model} if model else file.args, options) as url:
+        with running(args, options, insecure=insecure) as url:
             aside.print(f"Ready: POST {url}/v1/segment. Ctrl-C stops it.", highlight=False)
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:
                 aside.print("Stopping.")
+
+
+@keys_app.command("new")
+def new_key(
+    owner: Annotated[str, typer.Argument(help="Whose it is: images and limits belong to the owner, not to the key.")],
+) -> None:
+    """Make a key. Its hash, an entry for the settings, goes to standard output; the key itself to standard error, once.
+
+    So `text2mask keys new alice >> keys.yaml` leaves the key on the screen and only the hash in the file: who reads
+    the file cannot ask with it. Point the setting auth.keys_file at the file.
+    """
+    with _readable_errors():
+        from deployments.keys import issue
+
+        key, entry = issue(owner)
+        print("-", entry.model_dump_json(exclude_unset=True))  # a line of a YAML list
+        aside.print("The key; it is stored nowhere and not shown again:", highlight=False)
+        aside.print(key, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import signal
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from deployments.settings import SettingsError, from_args
 
 APP_NAME = "text2mask"
 DEFAULT_HOST = "127.0.0.1"
@@ -22,17 +25,19 @@ class PortTakenError(OSError):
 
 
 @contextmanager
-def running(args: Mapping[str, Any], http_options: Mapping[str, Any]) -> Iterator[str]:
+def running(args: Mapping[str, Any], http_options: Mapping[str, Any], *, insecure: bool = False) -> Iterator[str]:
     """The app of `args` (see `app.build_app`) while the block lasts; gives its base URL.
 
     It is warm when the block begins. When the block ends, also by an exception, Ctrl-C or SIGTERM, everything that was
-    started is stopped. Nothing is reported to anyone: Ray's usage statistics are switched off.
+    started is stopped. Nothing is reported to anyone: Ray's usage statistics are switched off. Who is asked for a key,
+    `with_auth` decides.
 
     Raises:
         PortTakenError, SettingsError, BundleError: nothing was started. RuntimeError: a stage did not come up.
     """
     options = {"host": DEFAULT_HOST, "port": DEFAULT_PORT, **http_options}
     check_port(options["host"], options["port"])
+    args = with_auth(args, options["host"], insecure=insecure)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before ray is imported: it is read then
     # Replicas log to /tmp/ray/session_latest/logs/serve; here only what goes wrong is of interest.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
@@ -62,6 +67,35 @@ def running(args: Mapping[str, Any], http_options: Mapping[str, Any]) -> Iterato
                 serve.delete(APP_NAME)  # lets running requests finish
     finally:
         ray.shutdown()
+
+
+def with_auth(args: Mapping[str, Any], host: str, *, insecure: bool = False) -> dict[str, Any]:
+    """`args` for an app that listens on `host`.
+
+    On a loopback address, and anywhere if `insecure`, nobody is asked for a key unless something was said about `auth`.
+
+    Raises:
+        SettingsError: everybody who reaches `host` could ask, and nobody said that this is meant.
+    """
+    settings = from_args(args)
+    trusted = insecure or is_loopback(host)
+    if trusted and "auth" not in settings.model_fields_set:
+        return {**args, "auth.mode": "none"}
+    auth = settings.auth
+    if not trusted and (auth.mode == "none" or not (auth.keys or auth.keys_file)):
+        raise SettingsError(
+            f"others reach {host}: make a key with `text2mask keys new OWNER >> keys.yaml` and ask for it with "
+            "--keys-file keys.yaml (the setting auth.keys_file), or let everybody in with --insecure"
+        )
+    return dict(args)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`, an address or `localhost`. Other names may mean anything: no."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def check_port(host: str, port: int) -> None:
