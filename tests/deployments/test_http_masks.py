@@ -157,7 +157,6 @@ def test_what_reaches_beyond_the_image_is_clipped_and_said() -> None:
         ({"boxes": BOXES, "multimask": 1}, "multimask"),
         ({"boxes": BOXES, "masks": "ascii"}, "masks"),
         ({"boxes": BOXES, "prompt": "car"}, "prompt"),
-        ({"boxes": BOXES, "image": {"type": "url", "value": "https://example.org/a.png"}}, "image.type"),
     ],
 )
 def test_a_value_that_may_not_be_is_422(fields: dict[str, Any], param: str) -> None:
