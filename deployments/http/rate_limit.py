@@ -12,7 +12,6 @@ from deployments.http.auth import tenant_of
 from deployments.http.errors import ApiError, error_response
 
 BURST_S = 10  # the requests of so many seconds may come at once, one at least: a minute may see a sixth more
-_ROUNDING_S = 1e-6
 
 
 class RateLimit:
@@ -53,7 +52,7 @@ class _Bucket:
     def take(self, now: float) -> float:
         """0 if there was a token, which is gone now, or else the seconds until there is one."""
         wait_s = self._full_at - self._slack_s - now
-        if wait_s > _ROUNDING_S:
+        if wait_s > 0:
             return wait_s
         self._full_at = max(self._full_at, now) + self._interval_s
         return 0.0

@@ -176,7 +176,16 @@ def test_the_environment_counts_as_saying_something(monkeypatch: pytest.MonkeyPa
         assert from_args(with_auth({}, host)).auth.mode == "keys"
 
 
-@pytest.mark.parametrize("args", [{}, {"auth.mode": "none"}, {"auth.mode": "keys"}, {"settings": {"auth": {}}}])
+@pytest.mark.parametrize(
+    "args",
+    [
+        {},
+        {"auth.mode": "none"},
+        {"auth.mode": "keys"},
+        {"settings": {"auth": {}}},
+        {"auth": {"mode": "none", "keys": [ROW]}},
+    ],
+)
 def test_another_address_wants_keys_or_the_flag(args: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=r"text2mask keys new OWNER.*--insecure"):
         with_auth(args, "0.0.0.0")
