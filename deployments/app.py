@@ -1,23 +1,34 @@
-"""Settings -> the bound Serve application. The DAG: one detector, one image encoder, one mask decoder, one ingress.
+"""Settings -> the bound Serve application. The DAG: detectors, image encoders, mask decoders, one ingress.
 
-`serve run deployments.app:build_app model=tiny`, `serve deploy configs/local.yaml`, or `text2mask serve`.
+`serve run deployments.app:build_app model=tiny auth.mode=none`, `serve deploy configs/local.yaml`, or `text2mask
+serve`.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import secrets
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 
+from deployments import keys
 from deployments import settings as config
+from deployments.catalogue import catalogue
 from deployments.detector import DetectorDeployment
 from deployments.image_encoder import ImageEncoderDeployment
-from deployments.ingress_deployment import IngressDeployment
+from deployments.ingress_deployment import IngressDeployment, IngressOptions
 from deployments.mask_decoder import MaskDecoderDeployment
-from pipeline.bundle import Bundle, resolve, split_model_name
-from pipeline.models.architectures import detector_architecture
+from deployments.stage_settings import Replicas
+
+# An image's calls go to the replica that keeps its embedding; while that one is full, to the next two of the ring.
+_BY_IMAGE = RequestRouterConfig.model_validate(
+    {
+        "request_router_class": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
+        "request_router_kwargs": {"num_fallback_replicas": 2},
+    }
+)
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -30,27 +41,41 @@ def build_app(args: dict[str, Any]) -> Application:
         SettingsError, BundleError: a person can put it right; nothing was started.
     """
     settings = config.from_args(args)
-    names = split_model_name(settings.model)
-    detector, segmenter = _absolute(resolve(names[0], "detector")), _absolute(resolve(names[1], "segmenter"))
+    auth = keys.gather(settings.auth)
+    offer = catalogue(settings)
 
-    # Each line is one deployment; handles of the first three are arguments of the last.
-    detect = _deploy(DetectorDeployment, f"detector-{detector.name}", settings.detector, detector, settings.detector)
-    encode = _deploy(
-        ImageEncoderDeployment,
-        f"image-encoder-{segmenter.name}",
-        settings.image_encoder,
-        segmenter,
-        settings.image_encoder,
+    # Each model is one deployment; handles of all of them are arguments of the ingress.
+    detectors = {
+        name: _deploy(DetectorDeployment, f"detector-{name}", one.deployment, one.bundle, one.deployment)
+        for name, one in offer.detectors.items()
+    }
+    image_encoders = {
+        name: _deploy(
+            ImageEncoderDeployment,
+            f"image-encoder-{name}",
+            one.image_encoder,
+            one.bundle,
+            one.image_encoder,
+            request_router_config=_BY_IMAGE,
+        )
+        for name, one in offer.segmenters.items()
+    }
+    mask_decoders = {
+        name: _deploy(MaskDecoderDeployment, f"mask-decoder-{name}", one.mask_decoder, one.bundle, one.mask_decoder)
+        for name, one in offer.segmenters.items()
+    }
+    options = IngressOptions(
+        pairs=offer.pairs,
+        limits=settings.limits,
+        auth=auth,
+        detect_first=settings.detect_first,
+        id_secret=settings.id_secret or secrets.token_hex(32),  # one for all ingress replicas
     )
-    decode = _deploy(
-        MaskDecoderDeployment, f"mask-decoder-{segmenter.name}", settings.mask_decoder, segmenter, settings.mask_decoder
-    )
-    card = _describe(detector, segmenter, settings.limits)
     ingress = serve.ingress()(IngressDeployment)
-    return _deploy(ingress, "ingress", settings.ingress, detect, encode, decode, card, settings.limits)
+    return _deploy(ingress, "ingress", settings.ingress, detectors, image_encoders, mask_decoders, options)
 
 
-def _deploy(kind: type, name: str, replicas: config.Replicas, *arguments: Any) -> Application:
+def _deploy(kind: type, name: str, replicas: Replicas, *arguments: Any, **options: Any) -> Application:
     """`kind(*arguments)` as a deployment called `name`, placed as `replicas` says."""
     scale: dict[str, Any] = {"num_replicas": replicas.num_replicas}
     if replicas.autoscaling is not None:
@@ -64,32 +89,7 @@ def _deploy(kind: type, name: str, replicas: config.Replicas, *arguments: Any) -
         graceful_shutdown_wait_loop_s=0.5,  # Serve's 2 s would be the least time for any stop
         health_check_period_s=replicas.health_check_period_s,
         **scale,
+        **options,
     )
     bound: Application = deployment.bind(*arguments)
     return bound
-
-
-def _absolute(bundle: Bundle) -> Bundle:
-    """`bundle` as a replica finds it, whose working directory is another one."""
-    vocabulary = None if bundle.vocabulary is None else bundle.vocabulary.resolve()
-    return replace(bundle, weights=bundle.weights.resolve(), vocabulary=vocabulary)
-
-
-def _describe(detector: Bundle, segmenter: Bundle, limits: config.Limits) -> dict[str, Any]:
-    """What a `ServedModel` needs beside its stages; paths and hashes stay inside."""
-    return {
-        "name": f"{detector.name}+{segmenter.name}",
-        "aliases": (detector.name,) if detector.name == segmenter.name else (),
-        "card": {
-            "detector": {
-                "name": detector.name,
-                "licence": detector.licence,
-                "box_threshold": detector.box_threshold,
-                "text_threshold": detector.text_threshold,
-                "max_tokens": detector.max_tokens,
-            },
-            "segmenter": {"name": segmenter.name, "licence": segmenter.licence},
-            "limits": limits.model_dump(),
-        },
-        "short_side": detector_architecture(detector.architecture).short_side,
-    }

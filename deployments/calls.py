@@ -28,13 +28,15 @@ class Calls:
     Args:
         stages: one detector and one segmenter.
         image: encoded bytes.
+        key: under which the image encoder keeps it, or None.
         deadline: Unix time in seconds.
     """
 
-    def __init__(self, stages: Stages, image: bytes, deadline: float) -> None:
+    def __init__(self, stages: Stages, image: bytes, key: str | None, deadline: float) -> None:
         self.timings = Timings()
         self._stages = stages
         self._image = image
+        self._key = key
         self._deadline = deadline
         self._held = stages.hold(image)
         self._open: set[Pending[Any]] = set()
@@ -82,7 +84,7 @@ class Calls:
         return masks
 
     def _encode(self, held: Any, region: Region | None) -> Pending[Embedding]:
-        encoding = self._stages.encode(held, None, region, self._deadline)
+        encoding = self._stages.encode(held, self._key, region, self._deadline)
         self._open.add(encoding)
         self.timings.watch("encode", encoding)
         return encoding

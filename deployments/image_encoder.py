@@ -1,4 +1,4 @@
-"""The image encoder's deployment: SAM's image encoder in one replica, batched."""
+"""The image encoder's deployment: SAM's image encoder in one replica, batched, its answers kept by image."""
 
 from __future__ import annotations
 
@@ -6,25 +6,51 @@ from typing import Any
 
 import numpy as np
 
-from deployments.settings import StageSettings
+from deployments.cache import Flights, ImageCache
 from deployments.stage_runner import StageRunner, model_threads
+from deployments.stage_settings import ImageEncoderSettings
 from pipeline.bundle import Bundle
-from pipeline.stages import Embedding, ImageSource, Region
+from pipeline.errors import StageError
+from pipeline.stages import Embedding, Region
 
 
 class ImageEncoderDeployment:
     """`encode` for many callers. The constructor returns when the model is warm."""
 
-    def __init__(self, bundle: Bundle, settings: StageSettings) -> None:
+    def __init__(self, bundle: Bundle, settings: ImageEncoderSettings) -> None:
         from pipeline.image_encoder import ImageEncoder  # torch: in the replica, not where the app is built
 
         self._stage = ImageEncoder.from_bundle(bundle, device=settings.device, threads=model_threads(settings.threads))
         self._runner: StageRunner[Any, Any, Embedding] = StageRunner(self._stage, settings)
+        self._cache = ImageCache(settings.cache_bytes)
+        self._flights: Flights[Embedding] = Flights()
         image = np.full((480, 640, 3), 127, np.uint8)
         self._runner.warm_up(lambda: self._stage.prepare(image))
 
     async def encode(
-        self, image: ImageSource, key: str | None = None, region: Region | None = None, deadline: float | None = None
+        self, image: bytes, key: str | None = None, region: Region | None = None, deadline: float | None = None
     ) -> Embedding:
-        """The embedding, `(C, S, S)`. Raises StageError; see `pipeline.image_encoder.ImageEncoder`."""
-        return await self._runner.run(lambda: self._stage.prepare(image, key, region), deadline)
+        """The embedding, `(C, S, S)`: the one that is kept under `key`, or else a new one.
+
+        Raises StageError; see `pipeline.image_encoder.ImageEncoder`.
+        """
+
+        def work() -> Any:
+            return self._runner.run(lambda: self._stage.prepare(image, key, region), deadline)
+
+        if key is None:
+            found: Embedding = await work()
+            return found
+        self._cache.keep_image(key, image)
+        kept = self._cache.embedding(key, region)
+        if kept is None:
+            kept = await self._flights.join((key, region), deadline, work)
+            self._cache.keep_embedding(key, region, kept)
+        return kept
+
+    async def recall(self, key: str) -> bytes:
+        """The encoded image that was sent under `key`. Raises StageError `image_not_cached`."""
+        image = self._cache.image(key)
+        if image is None:
+            raise StageError("image_not_cached", "this image is not kept here any more; send its bytes", "image.value")
+        return image

@@ -17,8 +17,11 @@ from typing import Any, Literal
 
 from deployments.calls import Calls
 from deployments.http.errors import ApiError
+from deployments.image_ids import ImageId, ImageIds, cache_key
+from deployments.retry import StageLostError
 from deployments.stage_clients import Stages
 from deployments.tiles import segment_tiles
+from pipeline.errors import StageError
 from pipeline.image import ImageLimits, read_size
 from pipeline.mask_prompts import fit
 from pipeline.mask_result import MaskResult, assemble_masks
@@ -62,6 +65,16 @@ class ServedModel:
     short_side: int = 800
 
 
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """One request's image: encoded, its upright `(height, width)`, its id, and where an image encoder keeps it."""
+
+    data: bytes
+    size: tuple[int, int]
+    id: str
+    key: str
+
+
 class Ingress:
     """What the HTTP layer calls.
 
@@ -69,14 +82,24 @@ class Ingress:
         models: the pairs on offer; the first is the default.
         limits: of an image.
         is_ready: whether every stage could answer; must not call a stage.
+        ids: names images for callers.
+        detect_first: encode an image once something was found in it.
     """
 
     def __init__(
-        self, models: tuple[ServedModel, ...], limits: ImageLimits, is_ready: Callable[[], Awaitable[bool]]
+        self,
+        models: tuple[ServedModel, ...],
+        limits: ImageLimits,
+        is_ready: Callable[[], Awaitable[bool]],
+        ids: ImageIds,
+        *,
+        detect_first: bool = False,
     ) -> None:
         self.models = models
         self.limits = limits
         self.is_ready = is_ready
+        self._ids = ids
+        self._detect_first = detect_first
         self._by_name = {name: model for model in models for name in (model.name, *model.aliases)}
 
     def model(self, name: str | None) -> ServedModel:
@@ -88,46 +111,84 @@ class Ingress:
         except KeyError:
             raise ApiError("unknown_model", "this model is not served here; see /v1/models", "model") from None
 
-    async def segment(self, image: bytes, order: Order, model: ServedModel, deadline: float) -> Result:
-        """The answer for encoded `image`, before `deadline` (Unix time in seconds).
+    async def segment(
+        self, image: bytes | ImageId, order: Order, model: ServedModel, deadline: float, tenant: str = ""
+    ) -> Result:
+        """The answer for an image, before `deadline` (Unix time in seconds).
+
+        Args:
+            image: encoded, or the id of an earlier answer to the same tenant.
+            tenant: whose image it is; others cannot ask for it again.
 
         Raises:
-            StageError: the input is refused. TimeoutError: the deadline. StageLostError: a stage died and stayed away.
+            StageError: the input is refused, or the id is not known any more. TimeoutError: the deadline.
+            StageLostError: a stage died and stayed away.
         """
-        size = read_size(image, self.limits)  # refuses by the header: nothing is decoded here
-        tiling = plan(size, order.tile, model.short_side, order.detect)
         async with asyncio.timeout(deadline - time.time()):
-            with Calls(model.stages, image, deadline) as calls:
+            picture = await self._picture(image, model, tenant)
+            tiling = plan(picture.size, order.tile, model.short_side, order.detect)
+            with Calls(model.stages, picture.data, picture.key, deadline) as calls:
                 if tiling is None:
-                    kept, removed, masks = await _segment(calls, order)
+                    kept, removed, masks = await _segment(calls, order, self._detect_first)
                 else:
                     kept, removed, masks = await segment_tiles(
                         calls, tiling, order.detect, order.selection, order.decode, deadline
                     )
                 timings_ms = calls.timings.milliseconds("detect", "encode", "masks")
-                return assemble(order.detect, kept, removed, masks, model=model.name, timings_ms=timings_ms)
+                result = assemble(order.detect, kept, removed, masks, model=model.name, timings_ms=timings_ms)
+                return replace(result, image_id=picture.id)
 
-    async def masks(self, image: bytes, order: MaskOrder, model: ServedModel, deadline: float) -> MaskResult:
-        """One mask for each prompt in encoded `image`, before `deadline`. Raises as `segment` does."""
-        size = read_size(image, self.limits)
-        prompts, warnings = fit(order.prompts, size)
+    async def masks(
+        self, image: bytes | ImageId, order: MaskOrder, model: ServedModel, deadline: float, tenant: str = ""
+    ) -> MaskResult:
+        """One mask for each prompt, before `deadline`. Arguments and errors as those of `segment`."""
         async with asyncio.timeout(deadline - time.time()):
-            with Calls(model.stages, image, deadline) as calls:
+            picture = await self._picture(image, model, tenant)
+            prompts, warnings = fit(order.prompts, picture.size)
+            with Calls(model.stages, picture.data, picture.key, deadline) as calls:
                 masks = await calls.decode(calls.encode(), prompts, order.decode)
                 # In a thread: the bounding boxes of many masks of a large image take a while.
                 result = await asyncio.to_thread(
-                    assemble_masks, prompts, masks, size, model=model.name, warnings=warnings
+                    assemble_masks, prompts, masks, picture.size, model=model.name, warnings=warnings
                 )
-                return replace(result, timings_ms=calls.timings.milliseconds("encode", "masks"))
+                timings_ms = calls.timings.milliseconds("encode", "masks")
+                return replace(result, timings_ms=timings_ms, image_id=picture.id)
+
+    async def _picture(self, image: bytes | ImageId, model: ServedModel, tenant: str) -> _Picture:
+        """Refuses by the header: no pixel is decoded here."""
+        if isinstance(image, ImageId):
+            key = cache_key(image.value, tenant)
+            data = await _recall(model, image, key)
+            return _Picture(data, read_size(data, self.limits), image.value, key)
+        size = read_size(image, self.limits)
+        # In a thread: 32 MiB take tens of milliseconds to hash.
+        image_id = await asyncio.to_thread(self._ids.of, image, tenant)
+        return _Picture(image, size, image_id, cache_key(image_id, tenant))
 
 
-async def _segment(calls: Calls, order: Order) -> tuple[Detections, dict[str, int], Masks | None]:
-    encoding = None if order.decode is None else calls.encode()
+async def _recall(model: ServedModel, image: ImageId, key: str) -> bytes:
+    """The bytes that were sent before. However they were lost, the caller's remedy is the same: send them again."""
+    pending = model.stages.recall(key) if ImageIds.well_formed(image.value) else None
+    try:
+        if pending is not None:
+            return await pending
+    except StageLostError:
+        pass
+    except asyncio.CancelledError:
+        if pending is not None:
+            pending.cancel()
+        raise
+    raise StageError("image_not_cached", "this image is not kept here any more; send its bytes", "image.value")
+
+
+async def _segment(calls: Calls, order: Order, detect_first: bool) -> tuple[Detections, dict[str, int], Masks | None]:
+    encoding = None if order.decode is None or detect_first else calls.encode()
     detections = await calls.detect(order.detect)
     # In a thread: NMS over all candidates of a long prompt takes seconds, and others wait for the loop.
     kept, removed = await asyncio.to_thread(select, detections, order.selection)
-    if encoding is None or order.decode is None:
+    if order.decode is None:
         return kept, removed, None
     if not len(kept):
         return kept, removed, Masks.empty()
+    encoding = encoding or calls.encode()
     return kept, removed, await calls.decode(encoding, MaskPrompts(boxes=kept.boxes), order.decode)

@@ -1,45 +1,78 @@
-"""The ingress as a Serve deployment: the HTTP application over handles to the three stages."""
+"""The ingress as a Serve deployment: the HTTP application over handles to the stages."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from deployments import keys
+from deployments.auth_settings import AuthSettings
+from deployments.catalogue import Pair
 from deployments.http.app import build
+from deployments.image_ids import ImageIds
 from deployments.ingress import Ingress, ServedModel
 from deployments.ray_stages import RayStages
 from deployments.readiness import Readiness
 from deployments.settings import Limits
 from pipeline.image import ImageLimits
 
+Handles = Mapping[str, DeploymentHandle[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class IngressOptions:
+    """What every ingress replica is given, the same for all of them."""
+
+    pairs: tuple[Pair, ...]
+    limits: Limits
+    auth: AuthSettings
+    detect_first: bool
+    id_secret: str
+
+    def __repr__(self) -> str:  # it is printed in logs and in Serve's status: the secret is not
+        return f"IngressOptions({', '.join(pair.name for pair in self.pairs)})"
+
 
 class IngressDeployment:
     """Answers HTTP. `serve.ingress()` asks it for its application once the constructor is through.
 
     Args:
-        detector, image_encoder, mask_decoder: handles.
-        model: what `ServedModel` takes, but for the stages.
-        limits: of a request.
+        detectors, image_encoders, mask_decoders: handles by the model's name.
+        options: of all ingress replicas.
+
+    Raises:
+        SettingsError: keys are wanted and there are none.
     """
 
     def __init__(
-        self,
-        detector: DeploymentHandle[Any],
-        image_encoder: DeploymentHandle[Any],
-        mask_decoder: DeploymentHandle[Any],
-        model: dict[str, Any],
-        limits: Limits,
+        self, detectors: Handles, image_encoders: Handles, mask_decoders: Handles, options: IngressOptions
     ) -> None:
-        served = ServedModel(stages=RayStages(detector, image_encoder, mask_decoder), **model)
+        keys.check(options.auth)
+        models = tuple(
+            ServedModel(
+                pair.name,
+                RayStages(detectors[pair.detector], image_encoders[pair.segmenter], mask_decoders[pair.segmenter]),
+                pair.aliases,
+                pair.card,
+                pair.short_side,
+            )
+            for pair in options.pairs
+        )
+        limits = options.limits
         self._ingress = Ingress(
-            (served,),
+            models,
             ImageLimits(max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels),
             Readiness(serve.get_replica_context().app_name),
+            ImageIds(options.id_secret),
+            detect_first=options.detect_first,
         )
-        self._limits = limits
+        self._max_timeout_s = limits.max_timeout_s
+        self._auth = options.auth
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: N807  # the name that Serve looks for
-        return build(self._ingress, max_timeout_s=self._limits.max_timeout_s)
+        return build(self._ingress, max_timeout_s=self._max_timeout_s, auth=self._auth)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from deployments.settings import StageSettings
 from deployments.stage_runner import StageRunner, model_threads
+from deployments.stage_settings import StageSettings
 from pipeline.bundle import Bundle
 from pipeline.models.architectures import segmenter_architecture
 from pipeline.stages import DecodeOptions, Embedding, MaskPrompts, Masks

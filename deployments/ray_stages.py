@@ -75,12 +75,19 @@ class RayStages:
         return RayCall(self._detector.detect.remote(image, request, deadline))
 
     def encode(self, image: Any, key: str | None, region: Region | None, deadline: float | None) -> RayCall[Embedding]:
-        return RayCall(self._image_encoder.encode.remote(image, key, region, deadline))
+        return RayCall(self._encoder_of(key).encode.remote(image, key, region, deadline))
+
+    def recall(self, key: str) -> RayCall[bytes]:
+        return RayCall(self._encoder_of(key).recall.remote(key))
 
     def decode(
         self, embedding: RayCall[Embedding], prompts: MaskPrompts, options: DecodeOptions, deadline: float | None
     ) -> RayCall[Masks]:
         return RayCall(self._mask_decoder.decode.remote(embedding.response, prompts, options, deadline))
+
+    def _encoder_of(self, key: str | None) -> DeploymentHandle[Any]:
+        """The handle whose calls reach the replica that keeps what `key` names."""
+        return self._image_encoder if key is None else self._image_encoder.options(session_id=key)
 
 
 def meaning(error: BaseException) -> BaseException:

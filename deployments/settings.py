@@ -9,113 +9,29 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
+
+from deployments.auth_settings import AuthSettings
+from deployments.fetch_settings import FetchSettings
+from deployments.stage_settings import (
+    DetectorSettings,
+    ImageEncoderSettings,
+    IngressSettings,
+    MaskDecoderSettings,
+    Section,
+)
 
 PREFIX = "TEXT2MASK_"
 NOT_SETTINGS = {"TEXT2MASK_CHECKPOINTS", "TEXT2MASK_HOST", "TEXT2MASK_PORT"}  # read elsewhere
-
-Positive = Annotated[int, Field(ge=1)]
 
 
 class SettingsError(ValueError):
     """A setting that a person can put right; the text says which and how."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Autoscaling(_Section):
-    """How many replicas a stage has, by its load. Without this section: `num_replicas`, fixed."""
-
-    min_replicas: Annotated[int, Field(ge=0)] = 1
-    max_replicas: Positive = 1
-    target_ongoing_requests: Annotated[float, Field(gt=0, description="running and waiting requests a replica")] = 2
-
-
-class Replicas(_Section):
-    """Placement, common to all deployments."""
-
-    num_replicas: Positive = 1
-    num_cpus: Annotated[
-        float, Field(ge=0, description="What Ray sets aside, not a limit; small, so that all fit a laptop.")
-    ] = 0.2
-    num_gpus: Annotated[float, Field(ge=0)] = 0
-    max_ongoing_requests: Annotated[
-        int, Field(ge=1, description="Requests a replica takes in; the rest wait in the router, which polls.")
-    ] = 64
-    graceful_shutdown_timeout_s: Annotated[
-        float, Field(gt=0, description="How long a replica that stops may finish its work.")
-    ] = 60
-    health_check_period_s: Annotated[
-        float, Field(gt=0, description="A replica that died is missed after this long at most; Serve's own is 10.")
-    ] = 2
-    autoscaling: Autoscaling | None = None
-
-    @model_validator(mode="after")
-    def _coherent(self) -> Replicas:
-        if self.autoscaling is not None:
-            if self.autoscaling.min_replicas > self.autoscaling.max_replicas:
-                raise ValueError("min_replicas must not exceed max_replicas")
-            if self.autoscaling.target_ongoing_requests > self.max_ongoing_requests:
-                raise ValueError("target_ongoing_requests must not exceed max_ongoing_requests, or it never scales up")
-        return self
-
-
-class StageSettings(Replicas):
-    """One of the three models."""
-
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
-    threads: Annotated[
-        int, Field(ge=0, description="CPU threads of the model; 0: half of the CPUs, as two stages run side by side.")
-    ] = 0
-    cpu_threads: Annotated[
-        int, Field(ge=1, description="Images decoded, or masks encoded, at the same time beside the model.")
-    ] = 2
-    max_batch_size: Annotated[int, Field(ge=1, description="Most items in one forward pass.")] = 8
-    max_batch_cost: Annotated[
-        int | None, Field(ge=1, description="Most summed cost in one forward pass, in the stage's unit; unset: any.")
-    ] = None
-    longest_batch_s: Annotated[
-        float, Field(gt=0, description="Upper estimate of one forward pass, against which shutdown is checked.")
-    ] = 30
-
-    @model_validator(mode="after")
-    def _coherent_batches(self) -> StageSettings:
-        if self.max_ongoing_requests < 2 * self.max_batch_size:
-            raise ValueError(
-                "max_ongoing_requests must be at least 2 x max_batch_size: "
-                "one batch runs while the next one gathers, or the model idles"
-            )
-        if self.graceful_shutdown_timeout_s <= self.longest_batch_s:
-            raise ValueError("graceful_shutdown_timeout_s must exceed longest_batch_s, or a stop drops a running batch")
-        return self
-
-
-class DetectorSettings(StageSettings):
-    """Its unit of cost is a caption: many classes make several, each a row of the batch."""
-
-    max_batch_cost: Annotated[
-        int | None, Field(ge=1, description="Most captions in one forward pass; a request of more runs in parts.")
-    ] = 16
-
-
-class MaskDecoderSettings(StageSettings):
-    """Its unit of cost is a prompt: each holds a low-resolution mask in memory, 260 KB at official sizes."""
-
-    max_batch_cost: Annotated[int | None, Field(ge=1, description="Most prompts in one forward pass.")] = 256
-
-
-class IngressSettings(Replicas):
-    """The HTTP face. It mostly waits for the stages."""
-
-    num_cpus: Annotated[float, Field(ge=0)] = 0.1
-    max_ongoing_requests: Annotated[int, Field(ge=1, description="Requests under way in one ingress replica.")] = 256
-
-
-class Limits(_Section):
+class Limits(Section):
     """What a request may ask for. None may exceed its default: the stages refuse more."""
 
     max_image_bytes: Annotated[int, Field(ge=1, le=32 * 2**20, description="of the encoded file")] = 32 * 2**20
@@ -125,15 +41,59 @@ class Limits(_Section):
     ] = 120
 
 
-class Settings(_Section):
+class DetectorEntry(Section):
+    """One detector on offer. What is left out of `deployment` is as in the section `detector`."""
+
+    model: Annotated[str, Field(min_length=1, description="a registry name, or a bundle's folder")]
+    deployment: DetectorSettings | None = None
+
+
+class SegmenterEntry(Section):
+    """One segmenter on offer: two deployments."""
+
+    model: Annotated[str, Field(min_length=1, description="a registry name, or a bundle's folder")]
+    image_encoder: ImageEncoderSettings | None = None
+    mask_decoder: MaskDecoderSettings | None = None
+
+
+class Settings(Section):
     """The whole service."""
 
     model: Annotated[
-        str, Field(min_length=1, description="`tiny`, or detector+segmenter by registry name or bundle folder.")
-    ] = "tiny"
+        str | None,
+        Field(
+            min_length=1,
+            description="The pair that a request without one gets: `tiny`, or detector+segmenter by registry name or "
+            "bundle folder. Unset: the first of each list, or `tiny` where there is no list.",
+        ),
+    ] = None
+    detectors: Annotated[
+        tuple[DetectorEntry, ...], Field(description="On offer, each with every segmenter; empty: that of `model`.")
+    ] = ()
+    segmenters: tuple[SegmenterEntry, ...] = ()
+    aliases: Annotated[
+        dict[str, str], Field(description="Other names for pairs; `tiny` stands for `tiny+tiny` without being told.")
+    ] = {}
+    detect_first: Annotated[
+        bool,
+        Field(
+            description="Encode an image once something was found in it: saves the encoder where prompts often find "
+            "nothing, and adds the detector's time to each answer."
+        ),
+    ] = False
+    id_secret: Annotated[
+        str | None,
+        Field(
+            min_length=16,
+            description="Key of image ids. Unset: drawn when the app is built, so ids end with it. Set it where ids "
+            "must outlive a redeployment.",
+        ),
+    ] = None
+    auth: AuthSettings = AuthSettings()
+    fetch: FetchSettings = FetchSettings()
     limits: Limits = Limits()
     detector: DetectorSettings = DetectorSettings()
-    image_encoder: StageSettings = StageSettings()
+    image_encoder: ImageEncoderSettings = ImageEncoderSettings()
     mask_decoder: MaskDecoderSettings = MaskDecoderSettings()
     ingress: IngressSettings = IngressSettings()
 
@@ -203,11 +163,19 @@ def _explain(error: ValidationError) -> str:
 
 
 def _names(path: list[str]) -> list[str]:
+    """What there is in the section that `path` leads to; list indices are passed over."""
     section: Any = Settings
     for part in path:
-        kind = section.model_fields[part].annotation
-        section = Autoscaling if kind == Autoscaling | None else kind
+        if not part.isdigit():
+            section = _section(section.model_fields[part].annotation)
     return list(section.model_fields)
+
+
+def _section(annotation: Any) -> Any:
+    """The model in `X`, `X | None` or `tuple[X, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(found for one in get_args(annotation) if one is not type(None) for found in [_section(one)])
 
 
 def from_args(args: Mapping[str, Any]) -> Settings:

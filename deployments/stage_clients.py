@@ -37,9 +37,13 @@ class Stages(Protocol):
 
     def detect(self, image: Any, request: DetectRequest, deadline: float | None) -> Pending[Detections]: ...
 
-    def encode(
-        self, image: Any, key: str | None, region: Region | None, deadline: float | None
-    ) -> Pending[Embedding]: ...
+    def encode(self, image: Any, key: str | None, region: Region | None, deadline: float | None) -> Pending[Embedding]:
+        """The embedding; calls of one `key` go to one replica, which keeps image and embedding for the next."""
+        ...
+
+    def recall(self, key: str) -> Pending[bytes]:
+        """The encoded image that `encode` was given under `key`; StageError `image_not_cached` where it is gone."""
+        ...
 
     def decode(
         self, embedding: Any, prompts: MaskPrompts, options: DecodeOptions, deadline: float | None

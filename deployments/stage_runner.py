@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from deployments.batcher import Batcher
 from deployments.logs import LOGGER
-from deployments.settings import StageSettings
+from deployments.stage_settings import StageSettings
 from pipeline.errors import StageError
 from pipeline.stages import Splittable, Stage
 

@@ -9,6 +9,7 @@ ErrorCode = Literal[
     "image_too_large",
     "image_format_not_allowed",
     "image_undecodable",
+    "image_not_cached",
     "deadline_exceeded",
     "cancelled",
     "internal",

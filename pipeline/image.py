@@ -22,7 +22,7 @@ _PLUGINS: dict[Format, type[ImageFile.ImageFile]] = {
 }
 
 # EXIF orientation -> what makes the stored image upright (EXIF 2.32, 4.6.4 A).
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -151,8 +151,8 @@ def _decode(data: bytes, header: Header) -> UInt8Array:
             raise ValueError("two headers: PIL believes the last, the limits saw the first")
         file.load()
         image = _rgb(file, header.depth)
-    if header.orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[header.orientation])
+    if header.orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[header.orientation])
     return np.array(image)  # a copy: PIL's own buffer is read-only, which torch warns of
 
 

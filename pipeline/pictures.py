@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.image import _UPRIGHT, from_pil
+from pipeline.image import UPRIGHT, from_pil
 from pipeline.masks import BoolArray, encode
 from pipeline.overlay import Instance, paint
 from pipeline.palette import COLOURS
@@ -53,9 +53,9 @@ def as_stored(image: Any, boxes: Float32Array, masks: BoolArray) -> tuple[Float3
         Boxes and masks alike; sides of the masks swapped where the orientation swaps those of the picture.
     """
     orientation = image.getexif().get(_ORIENTATION) if isinstance(image, Image.Image) else None
-    if orientation not in _UPRIGHT:
+    if orientation not in UPRIGHT:
         return boxes, masks
-    rows, columns, swapped = _back(_UPRIGHT[orientation])
+    rows, columns, swapped = _back(UPRIGHT[orientation])
     masks = np.ascontiguousarray(_turned(masks, rows, columns, swapped))
     _, height, width = masks.shape
     boxes = boxes[:, [1, 0, 3, 2] if swapped else [0, 1, 2, 3]]  # a copy either way

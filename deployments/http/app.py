@@ -14,14 +14,20 @@ from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from deployments.auth_settings import AuthSettings
+from deployments.fetch import Fetcher
+from deployments.fetch_settings import FetchSettings
 from deployments.http import errors, openapi
+from deployments.http.auth import Authenticate
 from deployments.http.deadline import deadline_of
 from deployments.http.errors import ApiError
 from deployments.http.fields import F
 from deployments.http.mask_schemas import MasksForm, MasksRequest
 from deployments.http.orders import mask_order_of, order_of
+from deployments.http.rate_limit import RateLimit
 from deployments.http.reading import read_request
 from deployments.http.schemas import SegmentForm, SegmentRequest
+from deployments.image_ids import ImageId
 from deployments.ingress import Ingress
 from pipeline import __version__
 
@@ -29,21 +35,27 @@ CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the logs do
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-def build(ingress: Ingress, *, max_timeout_s: float) -> FastAPI:
-    """The application that answers for `ingress`. `max_timeout_s` bounds every request, from its first byte read."""
+def build(
+    ingress: Ingress, *, max_timeout_s: float, auth: AuthSettings | None = None, fetcher: Fetcher | None = None
+) -> FastAPI:
+    """The application that answers for `ingress`. `max_timeout_s` bounds every request, from its first byte read.
+
+    Without `auth`, as with its mode `none`, nobody is asked for a key. Without `fetcher`, images by URL are off.
+    """
+    images = fetcher or Fetcher(FetchSettings())
     # No /docs yet: FastAPI's page would load its scripts from another host.
     app = FastAPI(title="text2mask", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     errors.install(app)
 
-    async def read(request: Request, deadline: float, body: type[F], form: type[F]) -> tuple[bytes, F]:
+    async def read(request: Request, deadline: float, body: type[F], form: type[F]) -> tuple[bytes | ImageId, F]:
         async with asyncio.timeout(deadline - time.time()):
-            return await read_request(request, ingress.limits.max_bytes, body, form)
+            return await read_request(request, ingress.limits.max_bytes, body, form, images, deadline)
 
     @answering
     async def segment(request: Request) -> Response:
         deadline = deadline_of(request.headers, time.time(), max_timeout_s)
         image, fields = await read(request, deadline, SegmentRequest, SegmentForm)
-        result = await ingress.segment(image, order_of(fields), ingress.model(fields.model), deadline)
+        result = await ingress.segment(image, order_of(fields), ingress.model(fields.model), deadline, tenant(request))
         form = "rle" if fields.masks == "none" else fields.masks
         return await in_pieces(replace(result, id=request_id(request)).json_pieces(form), deadline)
 
@@ -51,7 +63,9 @@ def build(ingress: Ingress, *, max_timeout_s: float) -> FastAPI:
     async def masks(request: Request) -> Response:
         deadline = deadline_of(request.headers, time.time(), max_timeout_s)
         image, fields = await read(request, deadline, MasksRequest, MasksForm)
-        result = await ingress.masks(image, mask_order_of(fields), ingress.model(fields.model), deadline)
+        result = await ingress.masks(
+            image, mask_order_of(fields), ingress.model(fields.model), deadline, tenant(request)
+        )
         return await in_pieces(replace(result, id=request_id(request)).json_pieces(fields.masks), deadline)
 
     async def healthz() -> Response:
@@ -89,6 +103,10 @@ def build(ingress: Ingress, *, max_timeout_s: float) -> FastAPI:
     app.add_api_route("/healthz", healthz, methods=["GET"], summary="This process answers.")
     app.add_api_route("/readyz", readyz, methods=["GET"], summary="Every stage is up and warm.")
     openapi.install(app)
+    # The layer that is added last is the outermost.
+    if auth is not None and auth.mode != "none":
+        app.add_middleware(RateLimit, per_minute=auth.limits())
+        app.add_middleware(Authenticate, entries=auth.keys)
     return app
 
 
@@ -123,6 +141,11 @@ async def in_pieces(pieces: Iterable[str], deadline: float) -> Response:
 
     async with asyncio.timeout(deadline - time.time()):
         return Response(await asyncio.to_thread(join), media_type="application/json")
+
+
+def tenant(request: Request) -> str:
+    """Whose key came with the request; empty where no keys are asked for."""
+    return str(request.scope.get("state", {}).get("tenant", ""))
 
 
 def request_id(request: Request) -> str:

@@ -20,8 +20,11 @@ logger = logging.getLogger(LOGGER)
 
 STATUS: Mapping[str, int] = {
     "malformed_request": 400,
+    "unauthenticated": 401,
+    "url_not_allowed": 403,
     "not_found": 404,
     "unknown_model": 404,
+    "image_not_cached": 404,
     "method_not_allowed": 405,
     "deadline_exceeded": 408,
     "body_too_large": 413,
@@ -30,12 +33,16 @@ STATUS: Mapping[str, int] = {
     "unsupported_media_type": 415,
     "invalid_value": 422,
     "image_undecodable": 422,
+    "url_not_fetched": 422,
+    "rate_limited": 429,
     "internal": 500,
     "not_ready": 503,
     "cancelled": 503,  # a stage that shuts down gives up its queue; the caller may ask again
 }
 
 _MESSAGES: Mapping[str, str] = {
+    "unauthenticated": "a valid key is needed; send it as `Authorization: Bearer KEY`",
+    "rate_limited": "too many requests with keys of this owner; try again after the seconds in Retry-After",
     "not_found": "there is nothing at this path",
     "method_not_allowed": "this path does not answer that method",
     "deadline_exceeded": "the request's time was over before the answer was ready",

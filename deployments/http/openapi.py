@@ -48,8 +48,8 @@ _MASKS_ANSWER = {
         "model": {"type": "string"},
         "image": {
             "type": "object",
-            "required": ["width", "height"],
-            "properties": {"width": {"type": "integer"}, "height": {"type": "integer"}},
+            "required": ["id", "width", "height"],
+            "properties": {"id": {"type": "string"}, "width": {"type": "integer"}, "height": {"type": "integer"}},
         },
         "detections": {
             "type": "array",
@@ -77,7 +77,7 @@ _MASKS_ANSWER = {
         {
             "id": "5f0c…",
             "model": "tiny+tiny",
-            "image": {"width": 640, "height": 480},
+            "image": {"id": "9c1a…", "width": 640, "height": 480},
             "detections": [
                 {
                     "box": [559.4, 209.7, 606.1, 267.2],

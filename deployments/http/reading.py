@@ -6,22 +6,27 @@ from base64 import b64decode
 
 from starlette.requests import Request
 
+from deployments.fetch import Fetcher, FetchError
 from deployments.http.body import media_type, parse_form, parse_json, read_body
 from deployments.http.errors import ApiError
-from deployments.http.fields import F, WithImage, from_form, from_json
+from deployments.http.fields import F, ImageInput, WithImage, from_form, from_json
+from deployments.image_ids import ImageId
 
 
-async def read_request(request: Request, max_image_bytes: int, body: type[F], form: type[F]) -> tuple[bytes, F]:
-    """The encoded image and the other fields of a request, as JSON (`body`, a `WithImage`) or as a form (`form`).
+async def read_request(
+    request: Request, max_image_bytes: int, body: type[F], form: type[F], fetcher: Fetcher, deadline: float
+) -> tuple[bytes | ImageId, F]:
+    """The image of a request, encoded or by its id, and the other fields, as JSON (`body`, a `WithImage`) or a `form`.
 
-    Both are of one family: `form.room` bounds either. Raises ApiError.
+    Both are of one family: `form.room` bounds either. `deadline`, Unix time in seconds, holds for fetching; the caller
+    sees to it for the rest. Raises ApiError.
     """
     kind = media_type(request)
     if kind == "application/json":
         text = await read_body(request, base64_length(max_image_bytes) + form.room)
         parsed = from_json(parse_json(text), body)
         assert isinstance(parsed, WithImage)
-        return decode_base64(parsed.image.value, max_image_bytes), parsed
+        return await read_image(parsed.image, max_image_bytes, fetcher, deadline), parsed
     if kind == "multipart/form-data":
         parts = parse_form(request.headers["content-type"], await read_body(request, max_image_bytes + form.room))
         image = parts.pop("image", None)
@@ -34,6 +39,20 @@ async def read_request(request: Request, max_image_bytes: int, body: type[F], fo
             fields[name] = value
         return image, from_form(fields, form)
     raise ApiError("unsupported_media_type", "send application/json or multipart/form-data")
+
+
+async def read_image(image: ImageInput, max_bytes: int, fetcher: Fetcher, deadline: float) -> bytes | ImageId:
+    """The encoded image that `image` holds or leads to, or the id of an earlier one; by `deadline`. Raises ApiError."""
+    match image.type:
+        case "base64":
+            return decode_base64(image.value, max_bytes)
+        case "url":
+            try:
+                return await fetcher.fetch(image.value, deadline)
+            except FetchError as error:
+                raise ApiError(error.code, error.message, "image.value") from None
+        case "id":
+            return ImageId(image.value)
 
 
 def base64_length(size: int) -> int:

@@ -1,4 +1,7 @@
-"""One Serve app for the whole session, with the embedded model, on a port of its own."""
+"""One Serve app for the whole session, with the embedded model, on a port of its own.
+
+Beside it stands a copy of its segmenter under another name, with no replica until somebody asks for it.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,21 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.deployments.bundles import bundle_copy
+
 
 @pytest.fixture(scope="session")
-def service() -> Iterator[str]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of the running service; it is what `text2mask serve` starts."""
     pytest.importorskip("ray")
     from deployments.launch import running
 
+    asleep = {"autoscaling": {"min_replicas": 0, "max_replicas": 1}}
+    copy = bundle_copy("segmenter", "sleeper", tmp_path_factory.mktemp("bundles"))
+    segmenters = [{"model": "tiny"}, {"model": str(copy), "image_encoder": asleep, "mask_decoder": asleep}]
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with running({"model": "tiny"}, {"port": port}) as url:
+    with running({"model": "tiny", "segmenters": segmenters}, {"port": port}) as url:
         yield url
 
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from PIL import Image
 
+from pipeline.errors import StageError
 from pipeline.image import decode
 from pipeline.masks import encode
 from pipeline.stages import DecodeOptions, Detections, DetectRequest, Embedding, MaskPrompts, Masks, Region
@@ -56,6 +57,7 @@ class FakeStages:
         self.cancelled: list[str] = []
         self.requests: list[DetectRequest] = []
         self.prompts: list[MaskPrompts] = []
+        self.kept: dict[str, bytes] = {}
         self._failures = {stage: list(script) for stage, script in (failures or {}).items()}
         self._gate = gate
 
@@ -86,11 +88,22 @@ class FakeStages:
     def encode(
         self, image: bytes, key: str | None, region: Region | None, deadline: float | None
     ) -> LocalCall[Embedding]:
+        if key is not None:
+            self.kept[key] = image
+
         def answer() -> Embedding:
             height, width = decode(image).shape[:2]
             return Embedding(np.zeros((2, 3, 3), np.float32), (3, 3), (height, width))
 
         return LocalCall(self._stage("encode", answer))
+
+    def recall(self, key: str) -> LocalCall[bytes]:
+        def answer() -> bytes:
+            if key not in self.kept:
+                raise StageError("image_not_cached", "gone", "image.value")
+            return self.kept[key]
+
+        return LocalCall(self._stage("recall", answer))
 
     def decode(
         self, embedding: LocalCall[Embedding], prompts: MaskPrompts, options: DecodeOptions, deadline: float | None

@@ -9,6 +9,7 @@ import httpx
 
 from deployments.http.app import build
 from deployments.http.errors import STATUS
+from deployments.image_ids import ImageIds
 from deployments.ingress import Ingress, ServedModel
 from pipeline.image import ImageLimits
 from tests.deployments.fakes import FakeStages, base64, picture
@@ -20,14 +21,18 @@ PICTURE = picture()
 class Service:
     """The application over `stages`, called without a server."""
 
-    def __init__(self, stages: FakeStages | None = None, *, ready: bool = True, max_timeout_s: float = 60) -> None:
+    def __init__(
+        self, stages: FakeStages | None = None, *, ready: bool = True, max_timeout_s: float = 60, **layers: Any
+    ) -> None:
         self.stages = stages or FakeStages()
 
         async def is_ready() -> bool:
             return ready
 
         model = ServedModel("tiny+tiny", self.stages, ("tiny",), {"limits": {"max_image_bytes": LIMITS.max_bytes}})
-        self.app = build(Ingress((model,), LIMITS, is_ready), max_timeout_s=max_timeout_s)
+        self.app = build(
+            Ingress((model,), LIMITS, is_ready, ImageIds("a secret")), max_timeout_s=max_timeout_s, **layers
+        )
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def send() -> httpx.Response:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deployments.detector import DetectorDeployment
-from deployments.settings import DetectorSettings
+from deployments.stage_settings import DetectorSettings
 from pipeline.bundle import resolve
 from pipeline.errors import StageError
 from pipeline.prompt import parse_classes

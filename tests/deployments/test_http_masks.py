@@ -39,7 +39,7 @@ def test_the_answer_is_what_the_design_shows() -> None:
     answer = Service().masks(boxes=BOXES, headers={"x-request-id": "mine-1"}).json()
     assert set(answer) == {"id", "model", "image", "detections", "timings_ms", "warnings"}
     assert (answer["id"], answer["model"], answer["warnings"]) == ("mine-1", "tiny+tiny", [])
-    assert answer["image"] == {"width": 30, "height": 20}
+    assert answer["image"] == {"id": answer["image"]["id"], "width": 30, "height": 20}
     assert set(answer["timings_ms"]) == {"encode", "masks", "total"}
     first = answer["detections"][0]
     assert set(first) == {"box", "mask", "mask_score", "area"}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from deployments.image_ids import ImageIds
 from deployments.ingress import Ingress, Order, ServedModel
 from deployments.retry import StageLostError, with_retries
 from pipeline.errors import StageError
@@ -31,7 +32,7 @@ async def never_asked() -> bool:
 async def segment(stages: FakeStages, prompt: str = "car, wheel", *, timeout_s: float = 20) -> Result:
     model = ServedModel("tiny+tiny", stages)
     order = Order(DetectRequest(parse_classes(prompt)), SelectionOptions(), DecodeOptions())
-    ingress = Ingress((model,), ImageLimits(), never_asked)
+    ingress = Ingress((model,), ImageLimits(), never_asked, ImageIds("a secret"))
     return await ingress.segment(picture(), order, model, time.time() + timeout_s)
 
 

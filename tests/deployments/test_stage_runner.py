@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from deployments.settings import StageSettings
 from deployments.stage_runner import StageRunner, model_threads
+from deployments.stage_settings import StageSettings
 from pipeline.errors import StageError
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.settings import StageSettings
 from deployments.stage_runner import StageRunner
+from deployments.stage_settings import StageSettings
 from pipeline.errors import StageError
 
 Parts = tuple[int, ...]

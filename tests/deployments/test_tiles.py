@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
+from deployments.image_ids import ImageIds
 from deployments.ingress import Ingress, Order, ServedModel
 from deployments.retry import StageLostError
 from deployments.tiles import AT_ONCE
@@ -68,6 +69,9 @@ class OracleStages:
             return self.oracle.encode(decode(image), key, region)
 
         return LocalCall(self._run("encode", answer))
+
+    def recall(self, key: str) -> LocalCall[bytes]:
+        raise AssertionError("no image is asked for by id here")
 
     def decode(
         self, embedding: LocalCall[Embedding], prompts: MaskPrompts, options: DecodeOptions, deadline: float | None
@@ -132,7 +136,7 @@ async def segment(
     order = Order(
         DetectRequest(parse_classes(["a", "b"])), SelectionOptions(nms="off"), DecodeOptions() if masks else None, tile
     )
-    ingress = Ingress((model,), ImageLimits(), never_asked)
+    ingress = Ingress((model,), ImageLimits(), never_asked, ImageIds("a secret"))
     return await ingress.segment(picture(size), order, model, time.time() + timeout_s)
 
 

@@ -175,7 +175,7 @@ def test_load_image_fetches_nothing(tmp_path: Path) -> None:
 def test_what_was_found_is_turned_back_from_how_the_picture_was_made_upright(
     monkeypatch: pytest.MonkeyPatch, turn: Image.Transpose
 ) -> None:
-    monkeypatch.setitem(pipeline.image._UPRIGHT, 2, turn)
+    monkeypatch.setitem(pipeline.image.UPRIGHT, 2, turn)
     stored = np.zeros((20, 30), np.bool_)
     stored[3:7, 11:29] = True
     image = Image.fromarray(stored.astype(np.uint8))

@@ -1,0 +1,114 @@
+"""Knobs of the deployments: placement, scaling, batches. `deployments.settings` puts them together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Autoscaling(Section):
+    """How many replicas a stage has, by its load. Without this section: `num_replicas`, fixed."""
+
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    max_replicas: Positive = 1
+    target_ongoing_requests: Annotated[float, Field(gt=0, description="running and waiting requests a replica")] = 2
+
+
+class Replicas(Section):
+    """Placement, common to all deployments."""
+
+    num_replicas: Positive = 1
+    num_cpus: Annotated[
+        float, Field(ge=0, description="What Ray sets aside, not a limit; small, so that all fit a laptop.")
+    ] = 0.2
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+    max_ongoing_requests: Annotated[
+        int, Field(ge=1, description="Requests a replica takes in; the rest wait in the router, which polls.")
+    ] = 64
+    graceful_shutdown_timeout_s: Annotated[
+        float, Field(gt=0, description="How long a replica that stops may finish its work.")
+    ] = 60
+    health_check_period_s: Annotated[
+        float, Field(gt=0, description="A replica that died is missed after this long at most; Serve's own is 10.")
+    ] = 2
+    autoscaling: Autoscaling | None = None
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Replicas:
+        if self.autoscaling is not None:
+            if self.autoscaling.min_replicas > self.autoscaling.max_replicas:
+                raise ValueError("min_replicas must not exceed max_replicas")
+            if self.autoscaling.target_ongoing_requests > self.max_ongoing_requests:
+                raise ValueError("target_ongoing_requests must not exceed max_ongoing_requests, or it never scales up")
+        return self
+
+
+class StageSettings(Replicas):
+    """One of the three models."""
+
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    threads: Annotated[
+        int, Field(ge=0, description="CPU threads of the model; 0: half of the CPUs, as two stages run side by side.")
+    ] = 0
+    cpu_threads: Annotated[
+        int, Field(ge=1, description="Images decoded, or masks encoded, at the same time beside the model.")
+    ] = 2
+    max_batch_size: Annotated[int, Field(ge=1, description="Most items in one forward pass.")] = 8
+    max_batch_cost: Annotated[
+        int | None, Field(ge=1, description="Most summed cost in one forward pass, in the stage's unit; unset: any.")
+    ] = None
+    longest_batch_s: Annotated[
+        float, Field(gt=0, description="Upper estimate of one forward pass, against which shutdown is checked.")
+    ] = 30
+
+    @model_validator(mode="after")
+    def _coherent_batches(self) -> StageSettings:
+        if self.max_ongoing_requests < 2 * self.max_batch_size:
+            raise ValueError(
+                "max_ongoing_requests must be at least 2 x max_batch_size: "
+                "one batch runs while the next one gathers, or the model idles"
+            )
+        if self.graceful_shutdown_timeout_s <= self.longest_batch_s:
+            raise ValueError("graceful_shutdown_timeout_s must exceed longest_batch_s, or a stop drops a running batch")
+        return self
+
+
+class DetectorSettings(StageSettings):
+    """Its unit of cost is a caption: many classes make several, each a row of the batch."""
+
+    max_batch_cost: Annotated[
+        int | None, Field(ge=1, description="Most captions in one forward pass; a request of more runs in parts.")
+    ] = 16
+
+
+class ImageEncoderSettings(StageSettings):
+    """It keeps images and their embeddings, so that a second prompt on an image costs no second encoding."""
+
+    cache_bytes: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Bytes and embeddings of images that a replica keeps, least recently used first out; 0: none. "
+            "An official embedding takes 4 MiB.",
+        ),
+    ] = 256 * 2**20
+
+
+class MaskDecoderSettings(StageSettings):
+    """Its unit of cost is a prompt: each holds a low-resolution mask in memory, 260 KB at official sizes."""
+
+    max_batch_cost: Annotated[int | None, Field(ge=1, description="Most prompts in one forward pass.")] = 256
+
+
+class IngressSettings(Replicas):
+    """The HTTP face. It mostly waits for the stages."""
+
+    num_cpus: Annotated[float, Field(ge=0)] = 0.1
+    max_ongoing_requests: Annotated[int, Field(ge=1, description="Requests under way in one ingress replica.")] = 256
