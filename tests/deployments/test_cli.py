@@ -33,7 +33,7 @@ def test_version() -> None:
     assert run("--version").stdout == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["predict", "serve", "models", "download"])
+@pytest.mark.parametrize("command", ["predict", "serve", "keys", "models", "download"])
 def test_every_command_explains_itself(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import socket
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
 from deployments import config_file
-from deployments.auth_settings import AuthSettings, digest_of
+from deployments.auth_settings import AuthSettings, KeyEntry, digest_of
 from deployments.keys import check, gather, issue
 from deployments.launch import is_loopback, with_auth
 from deployments.settings import SettingsError, from_args, resolve
@@ -138,6 +140,21 @@ def test_the_app_builder_refuses_without_keys() -> None:
 
     with pytest.raises(SettingsError, match="there are no keys"):
         build_app({"model": "tiny"})
+
+
+def test_the_ingress_itself_refuses_without_keys() -> None:
+    pytest.importorskip("ray")
+    from deployments.ingress_deployment import IngressDeployment
+
+    options: Any = SimpleNamespace(auth=AuthSettings())
+    with pytest.raises(SettingsError, match="there are no keys"):
+        IngressDeployment({}, {}, {}, options)
+
+
+def test_what_a_replica_is_sent_keeps_its_meaning() -> None:
+    unlimited = KeyEntry(owner="alice", sha256=ENTRY.sha256, requests_per_minute=None)
+    sent = pickle.loads(pickle.dumps(AuthSettings(keys=(unlimited, issue("bob")[1]), requests_per_minute=5)))
+    assert sent.limits() == {"bob": 5}
 
 
 @pytest.mark.parametrize(
