@@ -23,7 +23,7 @@ from deployments.mask_decoder import MaskDecoderDeployment
 from deployments.stage_settings import Replicas
 
 # An image's calls go to the replica that keeps its embedding; while that one is full, to the next two of the ring.
-_BY_IMAGE = RequestRouterConfig.model_validate(
+BY_IMAGE = RequestRouterConfig.model_validate(
     {
         "request_router_class": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
         "request_router_kwargs": {"num_fallback_replicas": 2},
@@ -56,7 +56,7 @@ def build_app(args: dict[str, Any]) -> Application:
             one.image_encoder,
             one.bundle,
             one.image_encoder,
-            request_router_config=_BY_IMAGE,
+            request_router_config=BY_IMAGE,
         )
         for name, one in offer.segmenters.items()
     }

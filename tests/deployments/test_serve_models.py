@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+pytest.importorskip("ray")
+
+from deployments.app import BY_IMAGE
+from deployments.ray_stages import RayStages
 from tests.deployments.fakes import base64
 
 pytestmark = pytest.mark.slow
@@ -52,3 +58,62 @@ def test_an_image_is_asked_for_again_by_its_id(client: httpx.Client) -> None:
     assert answers[0]["detections"] == answers[1]["detections"]
     unknown = segment(client, {"type": "id", "value": "0" * 64})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "image_not_cached")
+
+
+@pytest.fixture
+def replicas(service: str) -> Iterator[RayStages]:
+    """Stages whose image encoder has three replicas of two requests each; an embedding here is the replica's name."""
+    from ray import serve
+
+    class Encoder:  # within the fixture, so that it travels by value
+        async def encode(self, image: Any, key: str, region: Any, deadline: Any) -> str:
+            if image is not None:
+                await image.arrive.remote()
+            return str(serve.get_replica_context().replica_tag)
+
+        async def recall(self, key: str) -> str:
+            return str(serve.get_replica_context().replica_tag)
+
+    deployment: Any = serve.deployment(Encoder, num_replicas=3, max_ongoing_requests=2, request_router_config=BY_IMAGE)
+    deployment = deployment.options(ray_actor_options={"num_cpus": 0.05}, graceful_shutdown_timeout_s=0)
+    handle = serve.run(deployment.bind(), name="encoders", route_prefix=None)
+    try:
+        yield RayStages(handle, handle, handle)
+    finally:
+        serve.delete("encoders")
+
+
+def test_calls_of_one_image_go_to_one_replica(replicas: RayStages) -> None:
+    async def ask() -> None:
+        homes: dict[str, str] = {}
+        for key in (f"{number:064x}" for number in range(24)):
+            homes[key] = str(await replicas.encode(None, key, None, None))
+            assert [str(await replicas.recall(key)) for _ in range(3)] == [homes[key]] * 3
+        assert len(set(homes.values())) == 3
+
+    asyncio.run(ask())
+
+
+def test_a_hot_image_spreads_over_the_replicas(replicas: RayStages) -> None:
+    """Six calls of one image wait for each other: two of them fit a replica, so they have to be on three."""
+    import ray
+
+    class Meeting:
+        def __init__(self) -> None:
+            self.all = asyncio.Event()
+            self.count = 0
+
+        async def arrive(self) -> None:
+            self.count += 1
+            if self.count == 6:
+                self.all.set()
+            await self.all.wait()
+
+    async def ask() -> None:
+        meeting = ray.remote(num_cpus=0, max_concurrency=10)(Meeting).remote()
+        calls = [replicas.encode(meeting, "0" * 64, None, None) for _ in range(6)]
+        async with asyncio.timeout(60):
+            homes = [str(await call) for call in calls]
+        assert sorted(homes.count(home) for home in set(homes)) == [2, 2, 2]
+
+    asyncio.run(ask())
