@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import Any
 
@@ -172,3 +173,29 @@ def test_a_certificate_that_nobody_vouches_for_is_refused() -> None:
             return server.heads
 
     assert asyncio.run(run()) == []
+
+
+# The system's resolver
+
+
+def test_the_system_is_asked_for_this_very_name_and_answers_with_all_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def getaddrinfo(host: bytes, port: int, **_: Any) -> list[Any]:
+        asked.append(host)
+        kinds = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        return [(socket.AF_INET, *kinds, (PUBLIC, port)), (socket.AF_INET6, *kinds, ("fc00::1", port, 0, 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(FetchError, match="url_not_allowed"):  # for the second address: both were seen
+        asyncio.run(Fetcher(FetchSettings.model_validate(ALLOWED)).fetch(URL, time.time() + 20))
+    assert asked == [f"{HOST}.".encode()], "the dot at the end: no search domain of the cluster's comes into it"
+
+
+def test_a_name_that_the_system_does_not_know_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(FetchError, match="url_not_fetched"):
+        asyncio.run(Fetcher(FetchSettings.model_validate(ALLOWED)).fetch(URL, time.time() + 20))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpcore
 import pytest
+import yaml
 
 from deployments.fetch import Fetcher
 from deployments.fetch_settings import FetchSettings
@@ -95,6 +97,12 @@ def test_off_by_default_and_on_with_hosts() -> None:
     assert fetch.allowed_hosts == ("images.example.com", "*.cdn.example.com")
     assert fetch.max_bytes == ImageLimits().max_bytes
     assert resolve(yaml={"fetch": {"allowed_hosts": [HOST]}}, environ={}).fetch.allowed_hosts == (HOST,)
+
+
+def test_the_settings_that_the_page_shows_are_settings() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "urls.md").read_text(encoding="utf-8")
+    shown = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    assert resolve(yaml=shown, environ={}).fetch == FetchSettings.model_validate(ALLOWED)
 
 
 @pytest.mark.parametrize(

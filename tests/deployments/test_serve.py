@@ -259,7 +259,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "too many classes": ({"json": {"image": base64(SCENE), "prompt": ["car"] * 2001}}, 422, "invalid_value"),
     "threshold": ({"json": {"image": base64(SCENE), "prompt": "car", "box_threshold": 1.5}}, 422, "invalid_value"),
     "unknown field": ({"json": {"image": base64(SCENE), "prompt": "car", "colour": "red"}}, 422, "invalid_value"),
-    "url": ({"json": {"image": {"type": "url", "value": "http://127.0.0.1/"}, "prompt": "car"}}, 403, "url_not_allowed"),
+    "url": ({"json": {"image": {"type": "url", "value": "https://127.1"}, "prompt": "car"}}, 403, "url_not_allowed"),
     "model": ({"json": {"image": base64(SCENE), "prompt": "car", "model": "../tiny"}}, 404, "unknown_model"),
     "gif": ({"files": {"image": encoded(scene(), "GIF")}, "data": {"prompt": "car"}}, 415, "image_format_not_allowed"),
     "text": ({"files": {"image": b"just text"}, "data": {"prompt": "car"}}, 415, "image_format_not_allowed"),
