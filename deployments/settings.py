@@ -11,8 +11,9 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from deployments.admission_settings import AdmissionSettings
 from deployments.auth_settings import AuthSettings
 from deployments.fetch_settings import FetchSettings
 from deployments.stage_settings import (
@@ -39,6 +40,14 @@ class Limits(Section):
     max_timeout_s: Annotated[
         float, Field(gt=0, description="Longest time for one request; also where the caller names none.")
     ] = 120
+    max_body_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="Within which a body must have arrived: one that drips holds a place of admission no longer. "
+            "The longest image, as JSON, at 12 Mbit/s takes 30.",
+        ),
+    ] = 30
 
 
 class DetectorEntry(Section):
@@ -84,6 +93,7 @@ class Settings(Section):
     id_secret: Annotated[
         str | None,
         Field(
+            repr=False,
             min_length=16,
             description="Key of image ids. Unset: drawn when the app is built, so ids end with it. Set it where ids "
             "must outlive a redeployment.",
@@ -91,11 +101,21 @@ class Settings(Section):
     ] = None
     auth: AuthSettings = AuthSettings()
     fetch: FetchSettings = FetchSettings()
+    admission: AdmissionSettings = AdmissionSettings()
     limits: Limits = Limits()
     detector: DetectorSettings = DetectorSettings()
     image_encoder: ImageEncoderSettings = ImageEncoderSettings()
     mask_decoder: MaskDecoderSettings = MaskDecoderSettings()
     ingress: IngressSettings = IngressSettings()
+
+    @model_validator(mode="after")
+    def _refuses_at_once(self) -> Settings:
+        if self.ingress.max_ongoing_requests <= self.admission.max_requests:
+            raise ValueError(
+                "ingress.max_ongoing_requests must exceed admission.max_requests: "
+                "what is to be refused would wait in the router"
+            )
+        return self
 
 
 def resolve(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from python_multipart.exceptions import FormParserError
@@ -15,6 +16,7 @@ MAX_PARTS = 64  # of a form; the fields that exist are far fewer
 # Commas and opening brackets in JSON; base64 has none. Two longest prompts of nothing else stay below, and what is
 # parsed is parsed in a fraction of a second: a body's bytes, all spent on `[],`, would stop the service for ten.
 MAX_MARKS = 500_000
+MAX_DEPTH = 16  # brackets within brackets in JSON; the fields that exist go four deep
 
 
 def media_type(request: Request) -> str:
@@ -26,8 +28,8 @@ def media_type(request: Request) -> str:
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body, refused as soon as it is known to exceed `limit` bytes."""
-    announced = request.headers.get("content-length")
-    if announced is not None and announced.isascii() and announced.isdigit() and int(announced) > limit:
+    announced = announced_length(request.headers.raw)
+    if announced is not None and announced > limit:
         raise _too_large(limit)
     body = bytearray()
     async for chunk in request.stream():
@@ -37,16 +39,29 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
+def announced_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """Bytes of the body by the header of an ASGI scope; None where it does not say."""
+    for name, value in headers:
+        if name.lower() == b"content-length" and value.isdigit() and len(value) < 20:  # else no server lets it pass
+            return int(value)
+    return None
+
+
 def parse_json(text: bytes | str) -> Any:
-    """JSON as RFC 8259 has it: UTF-8, no NaN or Infinity, no name twice in one object."""
+    """JSON as RFC 8259 has it: UTF-8, no NaN or Infinity, no name twice in one object, at most `MAX_DEPTH` deep."""
     try:
         if isinstance(text, bytes):
             text = text.decode()
         if sum(map(text.count, ",[{")) > MAX_MARKS:
             raise ApiError("body_too_large", "the body has too many values")
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_not_a_number)
-    except (ValueError, RecursionError):  # ValueError: also bad UTF-8 and integers of absurd length
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_a_number)
+    except ValueError:  # also bad UTF-8 and integers of absurd length
         raise ApiError("malformed_request", "the body is not valid JSON") from None
+    except RecursionError:  # far beyond the limit
+        raise _too_deep() from None
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise _too_deep()
+    return value
 
 
 def parse_form(content_type: str, body: bytes) -> dict[str, str | bytes]:
@@ -118,6 +133,19 @@ class _Collector:
 
 def _too_large(limit: int) -> ApiError:
     return ApiError("body_too_large", f"the body may have at most {limit} bytes")
+
+
+def _too_deep() -> ApiError:
+    return ApiError("malformed_request", f"the body is JSON of more than {MAX_DEPTH} levels")
+
+
+def _depth(value: Any) -> int:
+    """Lists and objects within one another."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, (list, dict))]:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

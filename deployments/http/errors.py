@@ -35,6 +35,7 @@ STATUS: Mapping[str, int] = {
     "image_undecodable": 422,
     "url_not_fetched": 422,
     "rate_limited": 429,
+    "overloaded": 429,
     "internal": 500,
     "not_ready": 503,
     "cancelled": 503,  # a stage that shuts down gives up its queue; the caller may ask again
@@ -43,6 +44,7 @@ STATUS: Mapping[str, int] = {
 _MESSAGES: Mapping[str, str] = {
     "unauthenticated": "a valid key is needed; send it as `Authorization: Bearer KEY`",
     "rate_limited": "too many requests with keys of this owner; try again after the seconds in Retry-After",
+    "overloaded": "the service has as many requests as it can work on; try again after the seconds in Retry-After",
     "not_found": "there is nothing at this path",
     "method_not_allowed": "this path does not answer that method",
     "deadline_exceeded": "the request's time was over before the answer was ready",

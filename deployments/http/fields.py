@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError
 
-from deployments.http.body import parse_json
+from deployments.http.body import MAX_DEPTH, parse_json
 from deployments.http.errors import ApiError
 
 
@@ -83,7 +83,7 @@ def _json_field(name: str, text: str) -> Any:
         return parse_json(text)
     except ApiError as error:
         if error.code == "malformed_request":
-            raise ApiError("invalid_value", "must be valid JSON", name) from None
+            raise ApiError("invalid_value", f"must be valid JSON, at most {MAX_DEPTH} levels deep", name) from None
         raise ApiError(error.code, "has too many values", name) from None
 
 
