@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check lint types lock clean
+.PHONY: help setup demo serve test check lint types lock openapi clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## *(.*)/  make \1|\2/' | column -t -s '|'
@@ -47,6 +47,9 @@ lock: setup  ## renew requirements.lock; ARGS=--upgrade takes the newest version
 	@$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS) \
 	  --output-file requirements.lock pyproject.toml
+
+openapi: setup  ## renew openapi.json, the document that /openapi.json serves
+	@$(BIN)/python -m deployments.http.openapi > openapi.json
 
 clean:  ## remove .venv, caches and outputs
 	@rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

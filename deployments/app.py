@@ -67,7 +67,9 @@ def build_app(args: dict[str, Any]) -> Application:
     options = IngressOptions(
         pairs=offer.pairs,
         limits=settings.limits,
+        fetch=settings.fetch,
         auth=auth,
+        admission=settings.admission,
         detect_first=settings.detect_first,
         id_secret=settings.id_secret or secrets.token_hex(32),  # one for all ingress replicas
     )

@@ -13,7 +13,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import Any, Literal
+
+from PIL import Image
 
 from deployments.calls import Calls
 from deployments.http.errors import ApiError
@@ -22,9 +25,10 @@ from deployments.retry import StageLostError
 from deployments.stage_clients import Stages
 from deployments.tiles import segment_tiles
 from pipeline.errors import StageError
-from pipeline.image import ImageLimits, read_size
+from pipeline.image import ImageLimits, decode, read_size
 from pipeline.mask_prompts import fit
 from pipeline.mask_result import MaskResult, assemble_masks
+from pipeline.overlay import draw
 from pipeline.result import Result, assemble
 from pipeline.selection import SelectionOptions, select
 from pipeline.stages import DecodeOptions, Detections, DetectRequest, MaskPrompts, Masks
@@ -100,6 +104,7 @@ class Ingress:
         self.is_ready = is_ready
         self._ids = ids
         self._detect_first = detect_first
+        self._drawing = asyncio.Semaphore(1)  # it needs the image's pixels, three times over
         self._by_name = {name: model for model in models for name in (model.name, *model.aliases)}
 
     def model(self, name: str | None) -> ServedModel:
@@ -126,17 +131,30 @@ class Ingress:
         """
         async with asyncio.timeout(deadline - time.time()):
             picture = await self._picture(image, model, tenant)
-            tiling = plan(picture.size, order.tile, model.short_side, order.detect)
-            with Calls(model.stages, picture.data, picture.key, deadline) as calls:
-                if tiling is None:
-                    kept, removed, masks = await _segment(calls, order, self._detect_first)
-                else:
-                    kept, removed, masks = await segment_tiles(
-                        calls, tiling, order.detect, order.selection, order.decode, deadline
-                    )
-                timings_ms = calls.timings.milliseconds("detect", "encode", "masks")
-                result = assemble(order.detect, kept, removed, masks, model=model.name, timings_ms=timings_ms)
-                return replace(result, image_id=picture.id)
+            return await self._segment(picture, order, model, deadline)
+
+    async def overlay(
+        self, image: bytes | ImageId, order: Order, model: ServedModel, deadline: float, tenant: str = ""
+    ) -> bytes:
+        """The image with the answer drawn into it, as PNG. Arguments and errors as those of `segment`."""
+        async with asyncio.timeout(deadline - time.time()):
+            picture = await self._picture(image, model, tenant)
+            result = await self._segment(picture, order, model, deadline)
+            async with self._drawing:
+                return await asyncio.to_thread(_draw, picture.data, result, self.limits)
+
+    async def _segment(self, picture: _Picture, order: Order, model: ServedModel, deadline: float) -> Result:
+        tiling = plan(picture.size, order.tile, model.short_side, order.detect)
+        with Calls(model.stages, picture.data, picture.key, deadline) as calls:
+            if tiling is None:
+                kept, removed, masks = await _at_once(calls, order, self._detect_first)
+            else:
+                kept, removed, masks = await segment_tiles(
+                    calls, tiling, order.detect, order.selection, order.decode, deadline
+                )
+            timings_ms = calls.timings.milliseconds("detect", "encode", "masks")
+            result = assemble(order.detect, kept, removed, masks, model=model.name, timings_ms=timings_ms)
+            return replace(result, image_id=picture.id)
 
     async def masks(
         self, image: bytes | ImageId, order: MaskOrder, model: ServedModel, deadline: float, tenant: str = ""
@@ -166,6 +184,12 @@ class Ingress:
         return _Picture(image, size, image_id, cache_key(image_id, tenant))
 
 
+def _draw(data: bytes, result: Result, limits: ImageLimits) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(draw(decode(data, limits), result)).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
 async def _recall(model: ServedModel, image: ImageId, key: str) -> bytes:
     """The bytes that were sent before. However they were lost, the caller's remedy is the same: send them again."""
     pending = model.stages.recall(key) if ImageIds.well_formed(image.value) else None
@@ -181,7 +205,7 @@ async def _recall(model: ServedModel, image: ImageId, key: str) -> bytes:
     raise StageError("image_not_cached", "this image is not kept here any more; send its bytes", "image.value")
 
 
-async def _segment(calls: Calls, order: Order, detect_first: bool) -> tuple[Detections, dict[str, int], Masks | None]:
+async def _at_once(calls: Calls, order: Order, detect_first: bool) -> tuple[Detections, dict[str, int], Masks | None]:
     encoding = None if order.decode is None or detect_first else calls.encode()
     detections = await calls.detect(order.detect)
     # In a thread: NMS over all candidates of a long prompt takes seconds, and others wait for the loop.

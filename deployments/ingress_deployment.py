@@ -11,8 +11,11 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments import keys
+from deployments.admission_settings import AdmissionSettings
 from deployments.auth_settings import AuthSettings
 from deployments.catalogue import Pair
+from deployments.fetch import Fetcher
+from deployments.fetch_settings import FetchSettings
 from deployments.http.app import build
 from deployments.image_ids import ImageIds
 from deployments.ingress import Ingress, ServedModel
@@ -31,6 +34,8 @@ class IngressOptions:
     pairs: tuple[Pair, ...]
     limits: Limits
     auth: AuthSettings
+    fetch: FetchSettings
+    admission: AdmissionSettings
     detect_first: bool
     id_secret: str
 
@@ -71,8 +76,15 @@ class IngressDeployment:
             ImageIds(options.id_secret),
             detect_first=options.detect_first,
         )
-        self._max_timeout_s = limits.max_timeout_s
-        self._auth = options.auth
+        self._options = options
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: N807  # the name that Serve looks for
-        return build(self._ingress, max_timeout_s=self._max_timeout_s, auth=self._auth)
+        limits = self._options.limits
+        return build(
+            self._ingress,
+            max_timeout_s=limits.max_timeout_s,
+            max_body_s=limits.max_body_s,
+            auth=self._options.auth,
+            fetcher=Fetcher(self._options.fetch, limits.max_image_bytes),
+            admission=self._options.admission,
+        )

@@ -2,95 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from deployments.http.answer_schemas import ERROR, MASKS_ANSWER, SEGMENT_ANSWER
+from deployments.http.auth import OPEN_PATHS
 from deployments.http.errors import STATUS
 from deployments.http.mask_schemas import LowRes, MasksForm, MasksRequest
-from deployments.http.schemas import SegmentForm, SegmentRequest
+from deployments.http.schemas import DetectForm, DetectRequest, SegmentForm, SegmentRequest
+
+PROMISE = """Words in, masks out: an image and a text such as `car, wheel` give a mask, box, label and score for every
+instance.
+
+**What `/v1` promises.** Within `/v1`, fields, codes and meanings that are described here stay. What may come at any
+time: new paths, new optional fields in requests, new fields in answers, new error codes under a status that exists, new
+warnings, other words in messages; so ignore what you do not know, and decide by `code`, never by `message`. Scores and
+masks belong to the model: another model, or newer weights of one, answers differently. What breaks this will be `/v2`,
+beside `/v1` for at least one minor version.
+
+A key (`Authorization: Bearer KEY`) is needed unless the operator has switched keys off; see `docs/keys.md`.
+"""
 
 _REF = "#/components/schemas/{model}"
-
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["code", "message", "param"],
-            "properties": {
-                "code": {"type": "string", "enum": sorted(STATUS)},
-                "message": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
-
-_MASK = {
-    "box": {
-        "description": "The prompt's, clipped to the image; without one, the mask's bounding box, null if it is empty.",
-        "type": ["array", "null"],
-        "items": {"type": "number"},
-    },
-    "mask": {"type": ["object", "null"], "description": "In the form that `masks` asked for."},
-    "mask_score": {"type": "number", "description": "The IoU that the model predicts."},
-    "area": {"type": "integer", "description": "mask pixels"},
-    "low_res": {"$ref": _REF.format(model="LowRes")},
-}
-_MASKS_ANSWER = {
-    "type": "object",
-    "required": ["id", "model", "image", "detections", "timings_ms", "warnings"],
-    "properties": {
-        "id": {"type": "string"},
-        "model": {"type": "string"},
-        "image": {
-            "type": "object",
-            "required": ["id", "width", "height"],
-            "properties": {"id": {"type": "string"}, "width": {"type": "integer"}, "height": {"type": "integer"}},
-        },
-        "detections": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["box", "mask", "mask_score", "area"],
-                "properties": {
-                    **_MASK,
-                    "alternatives": {
-                        "description": "With `multimask`: all three, best first.",
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "required": ["box", "mask", "mask_score", "area"],
-                            "properties": _MASK,
-                        },
-                    },
-                },
-            },
-        },
-        "timings_ms": {"type": "object", "additionalProperties": {"type": "number"}},
-        "warnings": {"type": "array", "items": {"type": "string"}},
-    },
-    "examples": [
-        {
-            "id": "5f0c…",
-            "model": "tiny+tiny",
-            "image": {"id": "9c1a…", "width": 640, "height": 480},
-            "detections": [
-                {
-                    "box": [559.4, 209.7, 606.1, 267.2],
-                    "mask": {"format": "rle", "size": [480, 640], "counts": "…"},
-                    "mask_score": 0.93,
-                    "area": 1713,
-                }
-            ],
-            "timings_ms": {"encode": 38.0, "masks": 9.3, "total": 48.1},
-            "warnings": [],
-        }
-    ],
-}
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     status: {
@@ -100,13 +36,17 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     for status in sorted(set(STATUS.values()))
 }
 
-MASKS_ANSWERS: dict[int | str, dict[str, Any]] = {
-    **ANSWERS,
-    200: {
-        "description": "One detection for each prompt, in their order.",
-        "content": {"application/json": {"schema": {"$ref": _REF.format(model="MasksAnswer")}}},
-    },
-}
+
+def _answers(description: str, model: str) -> dict[int | str, dict[str, Any]]:
+    content = {"application/json": {"schema": {"$ref": _REF.format(model=model)}}}
+    return {**ANSWERS, 200: {"description": description, "content": content}}
+
+
+_ONE_EACH = "One detection for each instance, best score first."
+SEGMENT_ANSWERS = _answers(f"{_ONE_EACH} With `Accept: image/png`, the image with them drawn into it.", "SegmentAnswer")
+SEGMENT_ANSWERS[200]["content"]["image/png"] = {"schema": {"type": "string", "format": "binary"}}
+DETECT_ANSWERS = _answers(f"{_ONE_EACH} Without masks.", "SegmentAnswer")
+MASKS_ANSWERS = _answers("One detection for each prompt, in their order.", "MasksAnswer")
 
 
 def _bodies(name: str) -> dict[str, Any]:
@@ -121,7 +61,7 @@ def _bodies(name: str) -> dict[str, Any]:
     }
 
 
-SEGMENT, MASKS = _bodies("Segment"), _bodies("Masks")
+SEGMENT, DETECT, MASKS = _bodies("Segment"), _bodies("Detect"), _bodies("Masks")
 
 
 def install(app: FastAPI) -> None:
@@ -130,7 +70,13 @@ def install(app: FastAPI) -> None:
 
     def complete() -> dict[str, Any]:
         if app.openapi_schema is None:
-            generate().setdefault("components", {}).setdefault("schemas", {}).update(_schemas())
+            document = generate()
+            components = document.setdefault("components", {})
+            components.setdefault("schemas", {}).update(_schemas())
+            components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            for path, operations in document["paths"].items():
+                for operation in operations.values():
+                    operation["security"] = [{}] if path in OPEN_PATHS else [{"key": []}, {}]
         assert app.openapi_schema is not None
         return app.openapi_schema
 
@@ -138,10 +84,12 @@ def install(app: FastAPI) -> None:
 
 
 def _schemas() -> dict[str, Any]:
-    found: dict[str, Any] = {"Error": _ERROR, "MasksAnswer": _MASKS_ANSWER}
+    found: dict[str, Any] = {"Error": ERROR, "SegmentAnswer": SEGMENT_ANSWER, "MasksAnswer": MASKS_ANSWER}
     models: dict[str, type[BaseModel]] = {
         "SegmentRequest": SegmentRequest,
         "SegmentForm": SegmentForm,
+        "DetectRequest": DetectRequest,
+        "DetectForm": DetectForm,
         "MasksRequest": MasksRequest,
         "MasksForm": MasksForm,
         "LowRes": LowRes,
@@ -150,7 +98,28 @@ def _schemas() -> dict[str, Any]:
         schema = model.model_json_schema(ref_template=_REF)
         found.update(schema.pop("$defs", {}))
         found[name] = schema
-    for form in (found["SegmentForm"], found["MasksForm"]):
+    for form in (found["SegmentForm"], found["DetectForm"], found["MasksForm"]):
         form["properties"]["image"] = {"type": "string", "format": "binary"}
         form["required"] = ["image", *form.get("required", [])]
     return found
+
+
+def main() -> None:
+    """Print the document of a service with default settings, as `openapi.json` holds it."""
+    from deployments.http.app import build
+    from deployments.image_ids import ImageIds
+    from deployments.ingress import Ingress
+    from deployments.settings import Limits
+    from pipeline.image import ImageLimits
+
+    async def is_ready() -> bool:
+        return False
+
+    limits = Limits()
+    image_limits = ImageLimits(max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels)
+    app = build(Ingress((), image_limits, is_ready, ImageIds("")), max_timeout_s=limits.max_timeout_s)
+    print(json.dumps(app.openapi(), indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deployments.http.mask_schemas import MasksFields
-from deployments.http.schemas import SegmentFields, TileItem, plain_prompt
+from deployments.http.schemas import DetectFields, SegmentFields, TileItem, plain_prompt
 from deployments.ingress import MaskOrder, Order
 from pipeline.formats.low_res import read_low_res
 from pipeline.mask_prompts import parse_mask_prompts
@@ -12,8 +12,11 @@ from pipeline.stages import DecodeOptions
 from pipeline.tiling import TileSize
 
 
-def order_of(fields: SegmentFields) -> Order:
-    """What the stages are asked for. Raises StageError for what concerns several fields, or a class without text."""
+def order_of(fields: DetectFields) -> Order:
+    """What the stages are asked for; masks only where the fields are of `/v1/segment`.
+
+    Raises StageError for what concerns several fields, or a class without text.
+    """
     detect, selection = read_query(
         plain_prompt(fields.prompt),
         mode=fields.mode,
@@ -28,10 +31,13 @@ def order_of(fields: SegmentFields) -> Order:
         max_detections=fields.max_detections,
         raw=fields.raw,
     )
+    decode = None
+    if isinstance(fields, SegmentFields) and fields.masks != "none":
+        decode = DecodeOptions(multimask=fields.multimask)
     return Order(
         detect=detect,
         selection=selection,
-        decode=None if fields.masks == "none" else DecodeOptions(multimask=fields.multimask),
+        decode=decode,
         tile=TileSize(fields.tile.size, fields.tile.overlap) if isinstance(fields.tile, TileItem) else fields.tile,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from dataclasses import dataclass
 
 from starlette.requests import Request
 
@@ -13,20 +14,28 @@ from deployments.http.fields import F, ImageInput, WithImage, from_form, from_js
 from deployments.image_ids import ImageId
 
 
-async def read_request(
-    request: Request, max_image_bytes: int, body: type[F], form: type[F], fetcher: Fetcher, deadline: float
-) -> tuple[bytes | ImageId, F]:
-    """The image of a request, encoded or by its id, and the other fields, as JSON (`body`, a `WithImage`) or a `form`.
+@dataclass(frozen=True, slots=True)
+class ImageUrl:
+    """Where an image is to be had; nobody has asked there yet."""
 
-    Both are of one family: `form.room` bounds either. `deadline`, Unix time in seconds, holds for fetching; the caller
-    sees to it for the rest. Raises ApiError.
+    value: str
+
+
+Source = bytes | ImageId | ImageUrl
+"""An encoded image, or what leads to it."""
+
+
+async def read_request(request: Request, max_image_bytes: int, body: type[F], form: type[F]) -> tuple[Source, F]:
+    """The image of a request and its other fields, as JSON (`body`, a `WithImage`) or as a `form`.
+
+    Both are of one family: `form.room` bounds either. Raises ApiError.
     """
     kind = media_type(request)
     if kind == "application/json":
         text = await read_body(request, base64_length(max_image_bytes) + form.room)
         parsed = from_json(parse_json(text), body)
         assert isinstance(parsed, WithImage)
-        return await read_image(parsed.image, max_image_bytes, fetcher, deadline), parsed
+        return _source(parsed.image, max_image_bytes), parsed
     if kind == "multipart/form-data":
         parts = parse_form(request.headers["content-type"], await read_body(request, max_image_bytes + form.room))
         image = parts.pop("image", None)
@@ -41,18 +50,24 @@ async def read_request(
     raise ApiError("unsupported_media_type", "send application/json or multipart/form-data")
 
 
-async def read_image(image: ImageInput, max_bytes: int, fetcher: Fetcher, deadline: float) -> bytes | ImageId:
-    """The encoded image that `image` holds or leads to, or the id of an earlier one; by `deadline`. Raises ApiError."""
+def _source(image: ImageInput, max_bytes: int) -> Source:
     match image.type:
         case "base64":
             return decode_base64(image.value, max_bytes)
         case "url":
-            try:
-                return await fetcher.fetch(image.value, deadline)
-            except FetchError as error:
-                raise ApiError(error.code, error.message, "image.value") from None
+            return ImageUrl(image.value)
         case "id":
             return ImageId(image.value)
+
+
+async def fetch_image(source: Source, fetcher: Fetcher, deadline: float) -> bytes | ImageId:
+    """`source`, fetched by `deadline` (Unix time in seconds) if it is a URL. Raises ApiError."""
+    if not isinstance(source, ImageUrl):
+        return source
+    try:
+        return await fetcher.fetch(source.value, deadline)
+    except FetchError as error:
+        raise ApiError(error.code, error.message, "image.value") from None
 
 
 def base64_length(size: int) -> int:

@@ -62,8 +62,8 @@ Tile = Annotated[
 ]
 
 
-class SegmentFields(Fields):
-    """Every field of `POST /v1/segment` but the picture. A threshold left out is the model's own."""
+class DetectFields(Fields):
+    """Every field of `POST /v1/detect` but the picture. A threshold left out is the model's own."""
 
     json_text: ClassVar[Mapping[str, str]] = {"prompt": _LIST, "negative_prompt": _LIST, "tile": r"\s*\{"}
 
@@ -85,11 +85,6 @@ class SegmentFields(Fields):
     min_area: Annotated[Fraction, Field(description="Area of the box divided by the area of the image.")] = 0.0
     max_area: Fraction = 1.0
     max_detections: Annotated[int, Field(ge=1, le=MAX_DETECTIONS)] = 100
-    multimask: Annotated[bool, Field(description="Take the best of three masks by their predicted IoU.")] = False
-    masks: Annotated[
-        Literal["rle", "polygon", "png", "none"],
-        Field(description="COCO run lengths; rings in pixel corners; a PNG of 0 and 255; or boxes only."),
-    ] = "rle"
     tile: Annotated[
         Tile | None,
         Field(
@@ -105,6 +100,26 @@ class SegmentFields(Fields):
             "apply; areas do. Not with `negative_prompt`."
         ),
     ] = False
+
+
+class SegmentFields(DetectFields):
+    """Every field of `POST /v1/segment` but the picture."""
+
+    multimask: Annotated[bool, Field(description="Take the best of three masks by their predicted IoU.")] = False
+    masks: Annotated[
+        Literal["rle", "polygon", "png", "none"],
+        Field(description="COCO run lengths; rings in pixel corners; a PNG of 0 and 255; or boxes only."),
+    ] = "rle"
+
+
+class DetectForm(DetectFields):
+    """The same fields as a form. A list in `prompt` is JSON text, and so is the size in `tile`."""
+
+    model_config = ConfigDict(strict=False)
+
+
+class DetectRequest(DetectFields, WithImage):
+    """The JSON body of `POST /v1/detect`."""
 
 
 class SegmentForm(SegmentFields):

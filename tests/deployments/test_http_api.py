@@ -1,0 +1,133 @@
+"""The rest of the interface: boxes alone, pictures, the page about it, and the document that is committed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.overlay import draw
+from pipeline.result import Result
+from tests.deployments.fakes import FakeStages, base64, picture
+from tests.deployments.service import PICTURE, Service, refusal
+
+COMMITTED = Path(__file__).parents[2] / "openapi.json"
+
+
+def test_detect_gives_the_boxes_and_calls_no_segmenter() -> None:
+    service = Service()
+    body = {"image": base64(PICTURE), "prompt": "car, wheel"}
+    answer = service.request("POST", "/v1/detect", json=body).json()
+    assert not {"encode", "decode"} & set(service.stages.calls)
+    whole = service.json().json()
+    for found, same in zip(answer["detections"], whole["detections"], strict=True):
+        assert found == same | {"mask": None, "mask_score": None, "area": None}
+    form = service.request("POST", "/v1/detect", files={"image": PICTURE}, data={"prompt": "car, wheel"})
+    assert form.json()["detections"] == answer["detections"]
+
+
+@pytest.mark.parametrize("field", ["masks", "multimask", "points"])
+def test_detect_knows_no_fields_of_masks(field: str) -> None:
+    body = {"image": base64(PICTURE), "prompt": "car", field: "rle"}
+    assert refusal(Service().request("POST", "/v1/detect", json=body), 422, "invalid_value")["param"] == field
+
+
+@pytest.mark.parametrize(
+    "accept",
+    ["image/png", "image/png, */*", "application/json;q=0.5, image/png", "Image/PNG; q=0.2", "image/*, image/png;q=.9"],
+)
+def test_the_picture_is_what_the_answer_draws(accept: str) -> None:
+    image = picture((64, 96))
+    response = Service().form(image)
+    result = Result.from_json(response.json())
+    drawn = Service().request(
+        "POST", "/v1/segment", files={"image": image}, data={"prompt": "car, wheel"}, headers={"accept": accept}
+    )
+    if accept.endswith("q=.9"):  # not a weight as RFC 9110 writes them
+        assert drawn.headers["content-type"] == "application/json"
+        return
+    assert drawn.headers["content-type"] == "image/png"
+    pixels = np.asarray(Image.open(BytesIO(drawn.content)))
+    np.testing.assert_array_equal(pixels, draw(np.zeros((64, 96, 3), np.uint8), result))
+
+
+@pytest.mark.parametrize(
+    "accept", ["*/*", "", "image/jpeg", "image/png, application/json", "image/png;q=0", "text/html"]
+)
+def test_json_is_the_usual_answer(accept: str) -> None:
+    assert Service().json(headers={"accept": accept}).headers["content-type"] == "application/json"
+
+
+def test_a_refusal_is_json_whatever_was_asked_for() -> None:
+    refusal(Service().json(headers={"accept": "image/png"}, prompt=""), 422, "invalid_value")
+    service = Service(FakeStages())
+    refusal(service.form(picture((200, 200))), 413, "image_too_large")
+
+
+def test_the_page_needs_no_other_host() -> None:
+    service = Service()
+    page = service.request("GET", "/docs")
+    assert page.status_code == 200
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+    assert "'unsafe-inline'" not in policy.partition("script-src")[2].partition(";")[0]
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(sources) == 3
+    assert "<script>" not in page.text
+    for source in sources:
+        assert source.startswith("./static/docs/")
+        file = service.request("GET", source.removeprefix("."))
+        assert file.status_code == 200
+        assert file.headers["x-content-type-options"] == "nosniff"
+        assert len(file.content) > 50
+    assert b"SwaggerUIBundle" in service.request("GET", "/static/docs/swagger-ui-bundle.js").content
+    refusal(service.request("GET", "/static/docs/../../deployments/keys.py"), 404, "not_found")
+
+
+def document() -> dict[str, Any]:
+    found: dict[str, Any] = Service().request("GET", "/openapi.json").json()
+    return found
+
+
+def test_the_committed_document_is_what_the_settings_default_to() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "deployments.http.openapi"], capture_output=True, check=True, text=True
+    )
+    assert printed.stdout == COMMITTED.read_text(encoding="utf-8"), "run `make openapi`, and read the difference"
+
+
+def test_the_document_names_every_path_and_what_needs_a_key() -> None:
+    paths = document()["paths"]
+    assert set(paths) == {"/v1/segment", "/v1/detect", "/v1/masks", "/v1/models", "/healthz", "/readyz"}
+    for path, operations in paths.items():
+        (operation,) = operations.values()
+        assert ({"key": []} in operation["security"]) == path.startswith("/v1/")
+
+
+def test_every_reference_in_the_document_leads_somewhere() -> None:
+    found = document()
+    names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(found)))
+    assert names <= set(found["components"]["schemas"])
+
+
+def test_an_answer_is_what_its_schema_says() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schemas = document()["components"]["schemas"]
+    service = Service()
+    for name, answer in (
+        ("SegmentAnswer", service.json()),
+        ("SegmentAnswer", service.request("POST", "/v1/detect", files={"image": PICTURE}, data={"prompt": "car"})),
+        ("MasksAnswer", service.masks(boxes=[[1, 1, 9, 9]], multimask=True, low_res=True)),
+        ("Error", service.json(prompt="")),
+    ):
+        schema = {"$ref": f"#/components/schemas/{name}", "components": {"schemas": schemas}}
+        jsonschema.validate(answer.json(), schema)
