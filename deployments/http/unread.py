@@ -14,16 +14,16 @@ class CloseUnread:
 
     A server lets what comes after an answer run into nothing, so that the connection can be used again. That costs no
     memory and is kind to clients that write everything before they read anything; but a body need not end. So it is
-    left at that for up to `DRAINED_BYTES` that were announced.
+    left at that for up to `DRAINED_BYTES` that were announced, unless they were waited for in vain (408).
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not _may_be_long(scope):
+        if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        unread = True
+        unread, long = True, _may_be_long(scope)
 
         async def receiving() -> Message:
             nonlocal unread
@@ -32,7 +32,7 @@ class CloseUnread:
             return message
 
         async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start" and unread:
+            if message["type"] == "http.response.start" and unread and (long or message["status"] == 408):
                 message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
             await send(message)
 
