@@ -3,7 +3,7 @@
 Three loads on one running service with the embedded model, everything on this machine:
 
 1. one client, one request after the other: the unloaded service;
-2. as many clients as three fifths of the places of admission, each asking again as soon as it is answered: capacity;
+2. as many clients as there are places of admission, each asking again as soon as it is answered: capacity;
 3. requests at four times that rate, at even intervals, whether or not earlier ones were answered: overload.
 
 A refusal is timed twice: at the ingress, by the access log of its replica, and at the client, with the way
@@ -125,7 +125,7 @@ async def measure(url: str, places: int, factor: float, seconds: float) -> None:
     client = Client(url, json.dumps(body).encode())
     await closed(client, 2, 3)  # every process has its connections
     alone = await closed(client, 1, seconds / 2)
-    full = await closed(client, places * 3 // 5, seconds)
+    full = await closed(client, places, seconds)
     capacity = len(full.of(200)) / full.seconds
     over = await opened(client, factor * capacity, seconds)
     at_ingress = refusals_at_the_ingress()
@@ -139,11 +139,11 @@ async def measure(url: str, places: int, factor: float, seconds: float) -> None:
         )
 
     print(
-        f"{os.cpu_count()} CPUs, load average before the end {os.getloadavg()[0]:.1f}; {places} places of admission\n"
+        f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f}; {places} places of admission\n"
     )
     print("| load | asked/s | answered/s | p50 ms | p95 ms | 429 |\n|---|---|---|---|---|---|")
     row("one client", alone)
-    row(f"{places * 3 // 5} clients", full)
+    row(f"{places} clients", full)
     row(f"{factor:g} x capacity", over, factor * capacity)
     print("\n| refusals | number | p50 ms | p95 ms | p99 ms |\n|---|---|---|---|---|")
     each: list[tuple[str, list[float]]] = [("at the ingress", at_ingress), ("at the client", over.of(429))]

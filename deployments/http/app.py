@@ -21,6 +21,7 @@ from deployments.http.auth import Authenticate, tenant_of
 from deployments.http.deadline import deadline_of
 from deployments.http.errors import ApiError
 from deployments.http.fields import F
+from deployments.http.limits import published
 from deployments.http.mask_schemas import MasksForm, MasksRequest
 from deployments.http.orders import mask_order_of, order_of
 from deployments.http.rate_limit import RateLimit
@@ -134,9 +135,12 @@ def build(
     app.add_api_route("/healthz", healthz, methods=["GET"], summary="This process answers.")
     app.add_api_route("/readyz", readyz, methods=["GET"], summary="Every stage is up and warm.")
     docs_page.install(app)
-    openapi.install(app)
+    limits = published(
+        ingress.limits, max_timeout_s=max_timeout_s, max_body_s=max_body_s or max_timeout_s, admission=admission
+    )
+    openapi.install(app, limits)
     # The layer that is added last is the outermost.
-    app.add_middleware(Arrival, max_body_s=max_timeout_s if max_body_s is None else max_body_s)
+    app.add_middleware(Arrival, max_body_s=max_body_s or max_timeout_s)
     if admission is not None:
         app.add_middleware(Admission, **admission.model_dump())
     if auth is not None and auth.mode != "none":

@@ -64,13 +64,14 @@ def _bodies(name: str) -> dict[str, Any]:
 SEGMENT, DETECT, MASKS = _bodies("Segment"), _bodies("Detect"), _bodies("Masks")
 
 
-def install(app: FastAPI) -> None:
-    """Add the schemas that the above point to."""
+def install(app: FastAPI, limits: dict[str, Any]) -> None:
+    """Add the schemas that the above point to, and `limits` as `x-limits`."""
     generate = app.openapi
 
     def complete() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
+            document["x-limits"] = limits
             components = document.setdefault("components", {})
             components.setdefault("schemas", {}).update(_schemas())
             components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -106,6 +107,7 @@ def _schemas() -> dict[str, Any]:
 
 def main() -> None:
     """Print the document of a service with default settings, as `openapi.json` holds it."""
+    from deployments.admission_settings import AdmissionSettings
     from deployments.http.app import build
     from deployments.image_ids import ImageIds
     from deployments.ingress import Ingress
@@ -117,7 +119,12 @@ def main() -> None:
 
     limits = Limits()
     image_limits = ImageLimits(max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels)
-    app = build(Ingress((), image_limits, is_ready, ImageIds("")), max_timeout_s=limits.max_timeout_s)
+    app = build(
+        Ingress((), image_limits, is_ready, ImageIds("")),
+        max_timeout_s=limits.max_timeout_s,
+        max_body_s=limits.max_body_s,
+        admission=AdmissionSettings(),
+    )
     print(json.dumps(app.openapi(), indent=2, ensure_ascii=False))
 
 

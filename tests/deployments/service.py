@@ -22,7 +22,13 @@ class Service:
     """The application over `stages`, called without a server."""
 
     def __init__(
-        self, stages: FakeStages | None = None, *, ready: bool = True, max_timeout_s: float = 60, **layers: Any
+        self,
+        stages: FakeStages | None = None,
+        *,
+        ready: bool = True,
+        max_timeout_s: float = 60,
+        limits: ImageLimits = LIMITS,
+        **layers: Any,
     ) -> None:
         self.stages = stages or FakeStages()
 
@@ -31,7 +37,7 @@ class Service:
 
         model = ServedModel("tiny+tiny", self.stages, ("tiny",), {"limits": {"max_image_bytes": LIMITS.max_bytes}})
         self.app = build(
-            Ingress((model,), LIMITS, is_ready, ImageIds("a secret")), max_timeout_s=max_timeout_s, **layers
+            Ingress((model,), limits, is_ready, ImageIds("a secret")), max_timeout_s=max_timeout_s, **layers
         )
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
