@@ -25,7 +25,7 @@ from deployments.stage_settings import Replicas
 # An image's calls go to the replica that keeps its embedding; while that one is full, to the next two of the ring.
 BY_IMAGE = RequestRouterConfig.model_validate(
     {
-        "request_router_class": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
+        "request_router_class": "deployments.image_router.ImageRouter",
         "request_router_kwargs": {"num_fallback_replicas": 2},
     }
 )

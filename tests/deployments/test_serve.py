@@ -386,8 +386,9 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def test_a_replica_killed_under_a_request_costs_time_only(
     client: httpx.Client, in_process: Any, threads: ThreadPoolExecutor, deployment: str
 ) -> None:
-    # Large, and with every candidate kept, so that each stage has something to do for a while.
-    image = encoded(scene(3000, 2400), "PNG", compress_level=1)
+    # Large, and with every candidate kept, so that each stage has something to do for a while; and a picture of its own
+    # for each stage, since the image encoder remembers.
+    image = encoded(scene(3000, 2400 + len(deployment)), "PNG", compress_level=1)
     options = {"box_threshold": "0", "text_threshold": "0", "nms": "off"}
     replica = Replica(deployment)
     request: Future[Result] = threads.submit(ask, client, image, PROMPT, **options)
