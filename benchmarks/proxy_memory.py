@@ -17,20 +17,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
+
+from benchmarks.process_memory import Watch, ingress_beside, listeners
 
 MB = 1_000_000
 PIECE = bytes(MB)
 UPLOAD = 32 * 2**20  # the largest image that the service takes
 GROUPS = ("proxy", "ingress", "front")
-SAMPLE_S, SETTLE_S = 0.05, 5.0
+SETTLE_S = 5.0
 Pieces = Callable[[], AsyncIterator[bytes]]
 
 
@@ -150,64 +149,6 @@ async def ask(host: str, port: int, case: Case) -> Outcome:
     sender.cancel()
     writer.transport.abort()
     return Outcome(status, answered, closed)
-
-
-def pss(pids: list[int]) -> float:
-    """Memory of the processes together, in MB: their own, and their share of what they share."""
-    lines = [line for pid in pids for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / MB
-
-
-def listeners(port: int) -> list[int]:
-    """The processes that listen on `port`."""
-    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    sockets = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port}
-    found = set()
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):  # it has just been closed
-            if os.readlink(link) in sockets:
-                found.add(int(link.parts[2]))
-    return sorted(found)
-
-
-def ingress_beside(proxy: int) -> list[int]:
-    """The ingress replica of the Ray node that the Serve proxy belongs to."""
-
-    def parent(pid: int) -> str:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            pid = int(path.parent.name)
-            if path.read_bytes().startswith(b"ray::ServeReplica:text2mask:ingress") and parent(pid) == parent(proxy):
-                found.append(pid)
-    return found
-
-
-class Watch:
-    """Highest memory of each group of processes while the block lasts."""
-
-    def __init__(self, groups: dict[str, list[int]]) -> None:
-        self._groups, self._ended = groups, threading.Event()
-        self.before = self.now()
-        self.peak = dict(self.before)
-        self._thread = threading.Thread(target=self._sample)
-
-    def now(self) -> dict[str, float]:
-        return {name: pss(pids) for name, pids in self._groups.items()}
-
-    def _sample(self) -> None:
-        while not self._ended.wait(SAMPLE_S):
-            self.peak = {name: max(self.peak[name], value) for name, value in self.now().items()}
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
 
 
 async def run(case: Case, url: str, groups: dict[str, list[int]]) -> str:

@@ -16,12 +16,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tests.deployments.fakes import base64
+from tests.deployments.service import PICTURE, refusal
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "nginx.conf"
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (apt-get install nginx)")
+BODY = {"image": base64(PICTURE), "prompt": "car, wheel"}
+MB = 1_000_000
 PATIENCE_S = 20.0  # for what must come; nothing waits that long when all is well
 HEADER_S = BODY_S = 1.0
 
@@ -150,3 +158,14 @@ def parts(answer: bytes) -> tuple[int, dict[str, str], bytes]:
     assert status, first
     headers = dict(line.split(": ", 1) for line in lines)
     return int(status[1]), {name.lower(): value for name, value in headers.items()}, body
+
+
+def refused(answer: bytes, status: int, code: str) -> None:
+    got, headers, body = parts(answer)
+    refusal(httpx.Response(got, headers=headers, content=body), status, code)
+    assert headers["x-request-id"]
+
+
+def head(*fields: str, path: str = "/v1/segment", method: str = "POST") -> bytes:
+    lines = (f"{method} {path} HTTP/1.1", "Host: a", "Connection: close", *fields)
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
