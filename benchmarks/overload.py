@@ -38,10 +38,15 @@ _REFUSED = re.compile(r" POST /v1/segment 429 ([\d.]+)ms")
 
 @dataclass
 class Load:
-    """What came back, over one load: seconds by status."""
+    """What came back, over one load: seconds that each answer took, by status; `seconds` until the last of them."""
 
+    began: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
     answers: dict[int, list[float]] = field(default_factory=dict)
+
+    def note(self, status: int, took: float) -> None:
+        self.answers.setdefault(status, []).append(took)
+        self.seconds = time.perf_counter() - self.began
 
     def of(self, status: int) -> list[float]:
         return self.answers.get(status, [])
@@ -75,30 +80,28 @@ class Client:
             self._idle.append((reader, writer))
         except (OSError, asyncio.IncompleteReadError):
             status = 0
-        load.answers.setdefault(status, []).append(time.perf_counter() - began)
+        load.note(status, time.perf_counter() - began)
 
 
 async def closed(client: Client, clients: int, seconds: float) -> Load:
     """`clients`, each with one request under way all the time."""
-    load, began = Load(), time.perf_counter()
+    load = Load()
 
     async def one() -> None:
-        while time.perf_counter() < began + seconds:
+        while time.perf_counter() < load.began + seconds:
             await client.ask(load)
 
     await asyncio.gather(*(one() for _ in range(clients)))
-    load.seconds = time.perf_counter() - began
     return load
 
 
 async def opened(client: Client, rate: float, seconds: float) -> Load:
     """`rate` requests a second, come what may."""
-    load, began = Load(), time.perf_counter()
+    load = Load()
     asked = set()
     for number in range(int(rate * seconds)):
-        await asyncio.sleep(began + number / rate - time.perf_counter())
+        await asyncio.sleep(load.began + number / rate - time.perf_counter())
         asked.add(asyncio.create_task(client.ask(load)))
-    load.seconds = time.perf_counter() - began
     await asyncio.gather(*asked)
     return load
 
@@ -138,9 +141,7 @@ async def measure(url: str, places: int, factor: float, seconds: float) -> None:
             f"{milliseconds(times, 95)} | {load.share(429):.1%} |"
         )
 
-    print(
-        f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f}; {places} places of admission\n"
-    )
+    print(f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f}; {places} places of admission\n")
     print("| load | asked/s | answered/s | p50 ms | p95 ms | 429 |\n|---|---|---|---|---|---|")
     row("one client", alone)
     row(f"{places} clients", full)

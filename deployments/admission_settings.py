@@ -1,4 +1,4 @@
-"""How much one ingress replica takes on at a time. `deployments.http.admission` holds it."""
+"""What a request may ask for, and how much one ingress replica takes on at a time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,29 @@ from deployments.stage_settings import Section
 LEAST_BODY_BYTES = 64 * 2**20  # a little more than the longest body that any route takes
 
 
+class Limits(Section):
+    """What a request may ask for. None may exceed its default: the stages refuse more."""
+
+    max_image_bytes: Annotated[int, Field(ge=1, le=32 * 2**20, description="of the encoded file")] = 32 * 2**20
+    max_image_pixels: Annotated[int, Field(ge=1, le=50_000_000, description="height x width")] = 50_000_000
+    max_timeout_s: Annotated[
+        float, Field(gt=0, description="Longest time for one request; also where the caller names none.")
+    ] = 120
+    max_body_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="Within which a body must have arrived: one that drips holds a place of admission no longer. "
+            "The longest image, as JSON, at 12 Mbit/s takes 30.",
+        ),
+    ] = 30
+
+
 class AdmissionSettings(Section):
-    """Excess is refused at once, with 429. Replicas share nothing: the service takes each number times its replicas."""
+    """Excess is refused at once, with 429, by `deployments.http.admission`.
+
+    Replicas share nothing: the service takes each number times its ingress replicas.
+    """
 
     max_requests: Annotated[
         int,
@@ -28,6 +49,6 @@ class AdmissionSettings(Section):
         Field(
             ge=LEAST_BODY_BYTES,
             description="Bytes of the bodies of all those requests. A length that is announced counts from the start, "
-            "another one as it is read. 256 MiB are six of the longest bodies with an image, or 32 of 8 MiB.",
+            "another one as it is read. 256 MiB are five of the longest images as JSON, or 32 bodies of 8 MiB.",
         ),
     ] = 256 * 2**20

@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments import keys
-from deployments.admission_settings import AdmissionSettings
+from deployments.admission_settings import AdmissionSettings, Limits
 from deployments.auth_settings import AuthSettings
 from deployments.catalogue import Pair
 from deployments.fetch import Fetcher
@@ -21,7 +21,6 @@ from deployments.image_ids import ImageIds
 from deployments.ingress import Ingress, ServedModel
 from deployments.ray_stages import RayStages
 from deployments.readiness import Readiness
-from deployments.settings import Limits
 from pipeline.image import ImageLimits
 
 Handles = Mapping[str, DeploymentHandle[Any]]

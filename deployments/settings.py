@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from deployments.admission_settings import AdmissionSettings
+from deployments.admission_settings import AdmissionSettings, Limits
 from deployments.auth_settings import AuthSettings
 from deployments.fetch_settings import FetchSettings
 from deployments.stage_settings import (
@@ -30,24 +30,6 @@ NOT_SETTINGS = {"TEXT2MASK_CHECKPOINTS", "TEXT2MASK_HOST", "TEXT2MASK_PORT"}  # 
 
 class SettingsError(ValueError):
     """A setting that a person can put right; the text says which and how."""
-
-
-class Limits(Section):
-    """What a request may ask for. None may exceed its default: the stages refuse more."""
-
-    max_image_bytes: Annotated[int, Field(ge=1, le=32 * 2**20, description="of the encoded file")] = 32 * 2**20
-    max_image_pixels: Annotated[int, Field(ge=1, le=50_000_000, description="height x width")] = 50_000_000
-    max_timeout_s: Annotated[
-        float, Field(gt=0, description="Longest time for one request; also where the caller names none.")
-    ] = 120
-    max_body_s: Annotated[
-        float,
-        Field(
-            gt=0,
-            description="Within which a body must have arrived: one that drips holds a place of admission no longer. "
-            "The longest image, as JSON, at 12 Mbit/s takes 30.",
-        ),
-    ] = 30
 
 
 class DetectorEntry(Section):

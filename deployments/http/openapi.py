@@ -107,11 +107,10 @@ def _schemas() -> dict[str, Any]:
 
 def main() -> None:
     """Print the document of a service with default settings, as `openapi.json` holds it."""
-    from deployments.admission_settings import AdmissionSettings
+    from deployments.admission_settings import AdmissionSettings, Limits
     from deployments.http.app import build
     from deployments.image_ids import ImageIds
     from deployments.ingress import Ingress
-    from deployments.settings import Limits
     from pipeline.image import ImageLimits
 
     async def is_ready() -> bool:

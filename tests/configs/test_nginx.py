@@ -8,10 +8,10 @@ import subprocess
 import httpx
 import pytest
 
+from deployments.admission_settings import Limits
 from deployments.http.mask_schemas import MasksForm
 from deployments.http.reading import base64_length
 from deployments.http.schemas import SegmentForm
-from deployments.settings import Limits
 from tests.configs import front
 from tests.configs.front import BODY, CONFIG, MB, NGINX, Upstream, connect, head, needs_nginx, read_all, refused
 from tests.deployments import tls_server
