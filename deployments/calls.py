@@ -28,17 +28,18 @@ class Calls:
     Args:
         stages: one detector and one segmenter.
         image: encoded bytes.
+        held: what `stages.hold` gave for them.
         key: under which the image encoder keeps it, or None.
         deadline: Unix time in seconds.
     """
 
-    def __init__(self, stages: Stages, image: bytes, key: str | None, deadline: float) -> None:
+    def __init__(self, stages: Stages, image: bytes, held: Any, key: str | None, deadline: float) -> None:
         self.timings = Timings()
         self._stages = stages
         self._image = image
         self._key = key
         self._deadline = deadline
-        self._held = stages.hold(image)
+        self._held = held
         self._open: set[Pending[Any]] = set()
 
     def __enter__(self) -> Calls:

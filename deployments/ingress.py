@@ -71,9 +71,18 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """One request's image: encoded, its upright `(height, width)`, its id, and where an image encoder keeps it."""
+    """One request's image.
+
+    Attributes:
+        data: encoded.
+        held: what stands for `data` in calls to the stages.
+        size: upright `(height, width)`.
+        id: by which its tenant may ask for it again.
+        key: under which an image encoder keeps it.
+    """
 
     data: bytes
+    held: Any
     size: tuple[int, int]
     id: str
     key: str
@@ -145,7 +154,7 @@ class Ingress:
 
     async def _segment(self, picture: _Picture, order: Order, model: ServedModel, deadline: float) -> Result:
         tiling = plan(picture.size, order.tile, model.short_side, order.detect)
-        with Calls(model.stages, picture.data, picture.key, deadline) as calls:
+        with Calls(model.stages, picture.data, picture.held, picture.key, deadline) as calls:
             if tiling is None:
                 kept, removed, masks = await _at_once(calls, order, self._detect_first)
             else:
@@ -163,7 +172,7 @@ class Ingress:
         async with asyncio.timeout(deadline - time.time()):
             picture = await self._picture(image, model, tenant)
             prompts, warnings = fit(order.prompts, picture.size)
-            with Calls(model.stages, picture.data, picture.key, deadline) as calls:
+            with Calls(model.stages, picture.data, picture.held, picture.key, deadline) as calls:
                 masks = await calls.decode(calls.encode(), prompts, order.decode)
                 # In a thread: the bounding boxes of many masks of a large image take a while.
                 result = await asyncio.to_thread(
@@ -174,14 +183,16 @@ class Ingress:
 
     async def _picture(self, image: bytes | ImageId, model: ServedModel, tenant: str) -> _Picture:
         """Refuses by the header: no pixel is decoded here."""
+        await asyncio.sleep(0)  # where the time is over already, it ends here
         if isinstance(image, ImageId):
             key = cache_key(image.value, tenant)
             data = await _recall(model, image, key)
-            return _Picture(data, read_size(data, self.limits), image.value, key)
+            size = read_size(data, self.limits)
+            return _Picture(data, await asyncio.to_thread(model.stages.hold, data), size, image.value, key)
         size = read_size(image, self.limits)
-        # In a thread: 32 MiB take tens of milliseconds to hash.
-        image_id = await asyncio.to_thread(self._ids.of, image, tenant)
-        return _Picture(image, size, image_id, cache_key(image_id, tenant))
+        # In a thread: 32 MiB take tens of milliseconds to hash and to hold.
+        image_id, held = await asyncio.to_thread(lambda: (self._ids.of(image, tenant), model.stages.hold(image)))
+        return _Picture(image, held, size, image_id, cache_key(image_id, tenant))
 
 
 def _draw(data: bytes, result: Result, limits: ImageLimits) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ def test_a_model_without_replicas_wakes_on_its_first_request(client: httpx.Clien
     assert client.get("/readyz").status_code == 200
     refused = segment(client, base64(PICTURE), model="tiny+other")
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "unknown_model")
+
+
+def test_the_live_document_is_the_committed_one(client: httpx.Client) -> None:
+    committed = json.loads((Path(__file__).parents[2] / "openapi.json").read_text(encoding="utf-8"))
+    assert client.get("/openapi.json").json() == committed
 
 
 def test_an_image_is_asked_for_again_by_its_id(client: httpx.Client) -> None:
