@@ -9,7 +9,8 @@ Serve's proxy takes a request before any code of ours sees it. Each case is sent
 - held: seconds until the last connection was through, or closed from the other side; `> n`: still open after n seconds,
   when the client gave up.
 
-Start the service in another terminal: `text2mask serve --port 8231`.
+Start the service in another terminal: `text2mask serve --port 8231`. What a process took once it mostly keeps and need
+not take again: the most shows where the service is fresh, so with `--cases` and `--to` one row at a time.
 """
 
 from __future__ import annotations
@@ -174,6 +175,7 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8231", help="of the service itself")
     parser.add_argument("--front", help="of the front proxy, such as http://127.0.0.1:8080")
     parser.add_argument("--cases", default="", help="only those whose name contains this")
+    parser.add_argument("--to", choices=("service", "front"), help="only this one")
     args = parser.parse_args()
     groups = {"proxy": listeners(urlsplit(args.url).port or 80)}
     groups["ingress"] = [pid for proxy in groups["proxy"] for pid in ingress_beside(proxy)]
@@ -185,7 +187,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for case in CASES:
         for name, url in (("service", args.url), ("front", args.front)):
-            if url and args.cases in case.name:
+            if url and args.cases in case.name and args.to in (None, name):
                 print(f"| {case.name} | {name} | {asyncio.run(run(case, url, groups))} |", flush=True)
 
 

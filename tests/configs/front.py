@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import socket
@@ -53,6 +54,8 @@ class Upstream:
 
         async def sending(message: Message) -> None:
             self.bodies[number] += message.get("body", b"")
+            if message["type"] == "http.response.start":  # as Serve does it
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", b"of Serve's proxy")]}
             await send(message)
 
         await self.app(scope, receive, sending)
@@ -118,8 +121,9 @@ def folder_of_nobody() -> Iterator[tuple[Path, dict[str, Any]]]:
     with tempfile.TemporaryDirectory(prefix="front-") as name:  # pytest's own folders are closed to others
         rights: dict[str, Any] = {}
         if os.geteuid() == 0:
-            shutil.chown(name, "nobody", "nogroup")
-            rights = {"user": "nobody", "group": "nogroup", "extra_groups": []}
+            nobody = pwd.getpwnam("nobody")
+            os.chown(name, nobody.pw_uid, nobody.pw_gid)
+            rights = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         yield Path(name), rights
 
 
