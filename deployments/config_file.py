@@ -34,7 +34,7 @@ def read(path: Path) -> ConfigFile:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: not UTF-8, or a date that is none
         raise SettingsError(f"{path}: not valid YAML") from None
     whole = _mapping(content, _TOP, f"{path}")
     applications = whole.get("applications")

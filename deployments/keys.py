@@ -73,7 +73,7 @@ def _read(path: Path) -> list[Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"auth.keys_file: {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: not UTF-8, or a date that is none
         raise SettingsError(f"auth.keys_file: {path}: not valid YAML or JSON") from None
     if not isinstance(content, list):
         raise SettingsError(f"auth.keys_file: {path}: must be a list of owner and sha256")

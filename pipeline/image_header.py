@@ -152,8 +152,8 @@ def _webp(data: bytes) -> Header:
 def _orientation(exif: bytes) -> int:
     """The orientation in the first directory of an EXIF block; 1 if it has none or is corrupt (TIFF 6.0, section 2)."""
     tiff = exif.removeprefix(_EXIF_PREFIX)
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2], "")
     try:
+        order = {b"II": "<", b"MM": ">"}[tiff[:2]]
         (directory,) = struct.unpack_from(order + "L", tiff, 4)
         (entries,) = struct.unpack_from(order + "H", tiff, directory)
         for entry in range(directory + 2, directory + 2 + 12 * entries, 12):

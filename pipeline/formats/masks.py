@@ -58,8 +58,13 @@ def read_mask(mask: Mapping[str, Any]) -> RLE:
     Raises:
         ValueError, KeyError, TypeError: it is of none of the forms. StageError: its polygons are malformed.
     """
-    height, width = (int(side) for side in mask["size"])
+    try:
+        height, width = (int(side) for side in mask["size"])
+    except OverflowError:  # JSON's 1e999 is infinite in Python
+        raise ValueError("a mask's sides must be finite") from None
     if mask["format"] == "rle":
+        if not isinstance(mask["counts"], str):  # COCO's uncompressed form is a list
+            raise TypeError("a mask's run lengths must be text")
         return RLE((height, width), mask["counts"])
     if mask["format"] == "polygon":
         return fill(mask["polygons"], (height, width))

@@ -80,6 +80,8 @@ def test_keys_of_the_file_join_those_of_the_settings(tmp_path: Path) -> None:
     [
         ("a: [", "not valid YAML or JSON"),
         (b"\xff".decode("latin-1") + "\x00", "not valid YAML or JSON"),
+        ("- 2001-02-29", "not valid YAML or JSON"),
+        ("[" * 10_000, "not valid YAML or JSON"),
         ("", "must be a list"),
         ({"alice": "x"}, "must be a list"),
         ([], "there are no keys"),

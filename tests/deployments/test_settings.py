@@ -100,6 +100,8 @@ _APP = "applications: [{import_path: deployments.app:build_app"
     ("text", "message"),
     [
         ("a: [", "not valid YAML"),
+        ("a: 2001-02-29", "not valid YAML"),
+        ("[" * 10_000, "not valid YAML"),
         ("[]", "must be a mapping"),
         ("applications: []", "exactly one application"),
         ("applications: [{import_path: other:app}]", "import_path must be"),

@@ -231,6 +231,7 @@ def tiff(order: str, kind: int, value: int, count: int = 1, tag: int = ORIENTATI
         (tiff("<", 3, 6)[:-6], False),
         (b"Exif\0\0", False),
         (b"Exif\0\0XX*\0\x08\0\0\0", False),
+        (b"Exif\0\0XX*\0" + b"\xff" * 20, False),  # without a byte order there are no numbers
         (b"Exif\0\0II*\0\xff\xff\xff\xff", False),
     ],
 )

@@ -89,6 +89,7 @@ def _png(size: tuple[int, int]) -> bytes:
     [
         {"format": "svg", "size": [6, 9], "data": ""},
         {"format": "rle", "size": [6], "counts": "0"},
+        {"format": "rle", "size": [float("inf"), 9], "counts": "0"},
         {"format": "polygon", "size": [6, 9], "polygons": [[[[0, 0], [10, 0], [3, 3]]]]},
         {"format": "png", "size": [6, 9], "data": "not base64"},
         {"format": "png", "size": [6, 9], "data": b64encode(b"not a png").decode()},
@@ -99,6 +100,11 @@ def _png(size: tuple[int, int]) -> bytes:
 def test_what_is_none_of_the_forms_is_refused(mask: dict[str, Any]) -> None:
     with pytest.raises((ValueError, StageError)):
         read_mask(mask)
+
+
+def test_uncompressed_run_lengths_are_none_of_the_forms() -> None:
+    with pytest.raises(TypeError, match="must be text"):
+        read_mask({"format": "rle", "size": [6, 9], "counts": [54]})
 
 
 def test_there_is_no_other_form() -> None:
