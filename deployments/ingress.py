@@ -3,8 +3,9 @@
     bytes -> hold -+- detect ---- select -- boxes -+- decode -> Result
                    +- encode ---- reference -------+
 
-The ingress never holds an embedding or decoded pixels. `Ingress` knows the stages by their three methods only, so it
-runs without Ray too. How one call is made, repeated and given up is in `calls.py`; large images by tiles in `tiles.py`.
+The ingress never holds an embedding, and pixels only to draw into them. `Ingress` knows the stages by their methods
+only, so it runs without Ray too. Which image is meant is in `image_sources.py`; how one call is made, repeated and
+given up in `calls.py`; large images by tiles in `tiles.py`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ from PIL import Image
 
 from deployments.calls import Calls
 from deployments.http.errors import ApiError
-from deployments.image_ids import ImageId, ImageIds, cache_key
-from deployments.retry import StageLostError
+from deployments.image_ids import ImageId, ImageIds
+from deployments.image_sources import ImageSources, Picture
 from deployments.stage_clients import Stages
 from deployments.tiles import segment_tiles
-from pipeline.errors import StageError
-from pipeline.image import ImageLimits, decode, read_size
+from pipeline.image import ImageLimits, decode
 from pipeline.mask_prompts import fit
 from pipeline.mask_result import MaskResult, assemble_masks
 from pipeline.overlay import draw
@@ -69,25 +69,6 @@ class ServedModel:
     short_side: int = 800
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """One request's image.
-
-    Attributes:
-        data: encoded.
-        held: what stands for `data` in calls to the stages.
-        size: upright `(height, width)`.
-        id: by which its tenant may ask for it again.
-        key: under which an image encoder keeps it.
-    """
-
-    data: bytes
-    held: Any
-    size: tuple[int, int]
-    id: str
-    key: str
-
-
 class Ingress:
     """What the HTTP layer calls.
 
@@ -111,7 +92,7 @@ class Ingress:
         self.models = models
         self.limits = limits
         self.is_ready = is_ready
-        self._ids = ids
+        self._sources = ImageSources(ids, limits)
         self._detect_first = detect_first
         self._drawing = asyncio.Semaphore(1)  # it needs the image's pixels, three times over
         self._by_name = {name: model for model in models for name in (model.name, *model.aliases)}
@@ -139,7 +120,7 @@ class Ingress:
             StageLostError: a stage died and stayed away.
         """
         async with asyncio.timeout(deadline - time.time()):
-            picture = await self._picture(image, model, tenant)
+            picture = await self._sources.picture(image, model.stages, tenant)
             return await self._segment(picture, order, model, deadline)
 
     async def overlay(
@@ -147,14 +128,14 @@ class Ingress:
     ) -> bytes:
         """The image with the answer drawn into it, as PNG. Arguments and errors as those of `segment`."""
         async with asyncio.timeout(deadline - time.time()):
-            picture = await self._picture(image, model, tenant)
+            picture = await self._sources.picture(image, model.stages, tenant)
             result = await self._segment(picture, order, model, deadline)
             async with self._drawing:
                 return await asyncio.to_thread(_draw, picture.data, result, self.limits)
 
-    async def _segment(self, picture: _Picture, order: Order, model: ServedModel, deadline: float) -> Result:
+    async def _segment(self, picture: Picture, order: Order, model: ServedModel, deadline: float) -> Result:
         tiling = plan(picture.size, order.tile, model.short_side, order.detect)
-        with Calls(model.stages, picture.data, picture.held, picture.key, deadline) as calls:
+        with await _calls(model, picture, deadline) as calls:
             if tiling is None:
                 kept, removed, masks = await _at_once(calls, order, self._detect_first)
             else:
@@ -170,9 +151,9 @@ class Ingress:
     ) -> MaskResult:
         """One mask for each prompt, before `deadline`. Arguments and errors as those of `segment`."""
         async with asyncio.timeout(deadline - time.time()):
-            picture = await self._picture(image, model, tenant)
+            picture = await self._sources.picture(image, model.stages, tenant)
             prompts, warnings = fit(order.prompts, picture.size)
-            with Calls(model.stages, picture.data, picture.held, picture.key, deadline) as calls:
+            with await _calls(model, picture, deadline) as calls:
                 masks = await calls.decode(calls.encode(), prompts, order.decode)
                 # In a thread: the bounding boxes of many masks of a large image take a while.
                 result = await asyncio.to_thread(
@@ -181,19 +162,6 @@ class Ingress:
                 timings_ms = calls.timings.milliseconds("encode", "masks")
                 return replace(result, timings_ms=timings_ms, image_id=picture.id)
 
-    async def _picture(self, image: bytes | ImageId, model: ServedModel, tenant: str) -> _Picture:
-        """Refuses by the header: no pixel is decoded here."""
-        await asyncio.sleep(0)  # where the time is over already, it ends here
-        if isinstance(image, ImageId):
-            key = cache_key(image.value, tenant)
-            data = await _recall(model, image, key)
-            size = read_size(data, self.limits)
-            return _Picture(data, await asyncio.to_thread(model.stages.hold, data), size, image.value, key)
-        size = read_size(image, self.limits)
-        # In a thread: 32 MiB take tens of milliseconds to hash and to hold.
-        image_id, held = await asyncio.to_thread(lambda: (self._ids.of(image, tenant), model.stages.hold(image)))
-        return _Picture(image, held, size, image_id, cache_key(image_id, tenant))
-
 
 def _draw(data: bytes, result: Result, limits: ImageLimits) -> bytes:
     buffer = BytesIO()
@@ -201,19 +169,10 @@ def _draw(data: bytes, result: Result, limits: ImageLimits) -> bytes:
     return buffer.getvalue()
 
 
-async def _recall(model: ServedModel, image: ImageId, key: str) -> bytes:
-    """The bytes that were sent before. However they were lost, the caller's remedy is the same: send them again."""
-    pending = model.stages.recall(key) if ImageIds.well_formed(image.value) else None
-    try:
-        if pending is not None:
-            return await pending
-    except StageLostError:
-        pass
-    except asyncio.CancelledError:
-        if pending is not None:
-            pending.cancel()
-        raise
-    raise StageError("image_not_cached", "this image is not kept here any more; send its bytes", "image.value")
+async def _calls(model: ServedModel, picture: Picture, deadline: float) -> Calls:
+    # In a thread: 32 MiB take milliseconds to copy, and nobody else would be answered meanwhile.
+    held = await asyncio.to_thread(model.stages.hold, picture.data)
+    return Calls(model.stages, picture.data, held, picture.key, deadline)
 
 
 async def _at_once(calls: Calls, order: Order, detect_first: bool) -> tuple[Detections, dict[str, int], Masks | None]:

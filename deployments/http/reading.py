@@ -35,7 +35,9 @@ async def read_request(request: Request, max_image_bytes: int, body: type[F], fo
         text = await read_body(request, base64_length(max_image_bytes) + form.room)
         parsed = from_json(parse_json(text), body)
         assert isinstance(parsed, WithImage)
-        return _source(parsed.image, max_image_bytes), parsed
+        source = _source(parsed.image, max_image_bytes)
+        # The text of base64 is longer than the image, and nobody needs it any more.
+        return source, parsed.model_copy(update={"image": parsed.image.model_copy(update={"value": ""})})
     if kind == "multipart/form-data":
         parts = parse_form(request.headers["content-type"], await read_body(request, max_image_bytes + form.room))
         image = parts.pop("image", None)

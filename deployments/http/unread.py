@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.body import announced_length
 
-DRAINED_BYTES = 16 * 2**20
+DRAINED_BYTES = 64 * 2**20  # the longest body that may be: a proxy in front loses an answer that ends what it sends
 
 
 class CloseUnread:
