@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check lint types lock openapi clean
+.PHONY: help setup demo serve test fuzz check lint types lock openapi clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## *(.*)/  make \1|\2/' | column -t -s '|'
@@ -33,6 +33,9 @@ serve: setup  ## start the service with the embedded model on 127.0.0.1:8000
 
 test: setup  ## run the tests; ARGS="-k name" picks some
 	@$(BIN)/python -m pytest $(ARGS)
+
+fuzz: setup  ## 100,000 made-up inputs for the parsers, then requests for a live service; ARGS="--runs 100000" for more
+	@$(BIN)/python -m tests.fuzz.run $(ARGS); status=$$?; $(BIN)/python -m tests.fuzz.api && exit $$status
 
 check: lint types test  ## all that must hold before a commit lands
 

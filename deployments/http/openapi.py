@@ -100,9 +100,28 @@ def _schemas() -> dict[str, Any]:
         found.update(schema.pop("$defs", {}))
         found[name] = schema
     for form in (found["SegmentForm"], found["DetectForm"], found["MasksForm"]):
+        form["properties"] = {name: _as_text(field) for name, field in form["properties"].items()}
         form["properties"]["image"] = {"type": "string", "format": "binary"}
         form["required"] = ["image", *form.get("required", [])]
     return found
+
+
+def _as_text(field: dict[str, Any]) -> dict[str, Any]:
+    """A field's schema in a form, where all is text: a list or an object is JSON, and null is to leave it out."""
+    branches = [
+        {"type": "string", "contentMediaType": "application/json", "contentSchema": one}
+        if "$ref" in one or one["type"] == "array"
+        else one
+        for one in _branches(field)
+        if one.get("type") != "null"
+    ]
+    about = {key: field[key] for key in ("title", "description", "default") if field.get(key) is not None}
+    return {**about, **(branches[0] if len(branches) == 1 else {"anyOf": branches})}
+
+
+def _branches(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    inner = schema.get("anyOf", schema.get("oneOf"))
+    return [schema] if inner is None else [branch for one in inner for branch in _branches(one)]
 
 
 def main() -> None:

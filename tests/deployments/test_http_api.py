@@ -113,6 +113,16 @@ def test_the_document_names_every_path_and_what_needs_a_key() -> None:
         assert ({"key": []} in operation["security"]) == path.startswith("/v1/")
 
 
+@pytest.mark.parametrize("form", ["SegmentForm", "DetectForm", "MasksForm"])
+def test_the_document_has_text_for_what_a_form_takes_as_json(form: str) -> None:
+    for field in document()["components"]["schemas"][form]["properties"].values():
+        for branch in field.get("anyOf", [field]):
+            assert branch["type"] in ("string", "number", "integer", "boolean")  # a part of a form is one text
+    boxes = document()["components"]["schemas"]["MasksForm"]["properties"]["boxes"]
+    assert boxes["contentMediaType"] == "application/json"
+    assert boxes["contentSchema"]["items"]["maxItems"] == 4
+
+
 def test_every_reference_in_the_document_leads_somewhere() -> None:
     found = document()
     names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(found)))
