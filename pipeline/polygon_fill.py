@@ -38,7 +38,7 @@ def _ring(ring: npt.ArrayLike) -> Float64Array:
     """`(K, 2)` float64 points."""
     try:
         points = np.asarray(ring, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # an integer beyond any float
         raise _malformed() from None
     if points.ndim != 2 or points.shape[1] != 2:
         raise _malformed()

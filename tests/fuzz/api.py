@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
 import socket
@@ -40,6 +41,7 @@ CHECKED = (
 )
 SIZE = (24, 32)
 PICTURE = picture(SIZE)
+GROWTH_MB = 512  # of all replicas over a run: what kept a few megabytes of every answered request would show
 LOW_RES_SIDE = 192  # of the embedded segmenter
 
 
@@ -155,18 +157,26 @@ def main() -> None:
     for (label, status), count in sorted(found.answers.items()):
         print(f"{label:20}{status:>5}{count:>8,}")
     print(f"{found.answers.total():,} requests in {seconds:.0f} s; all replicas {before:,} MB, then {after:,} MB")
+    if after > before + GROWTH_MB:
+        found.failures["memory"] = f"the replicas grew by more than {GROWTH_MB} MB"
     print(f"{len(found.failures)} findings", *found.failures.values(), sep="\n")
     sys.exit(bool(found.failures))
 
 
 def replica_mb() -> int:
-    """Resident memory of all Serve replicas and proxies on this machine."""
-    total = 0
+    """Resident memory of the Serve replicas and proxies that this process has started, all together."""
+    pages, parents = {}, {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended
+            number = int(process.name)
+            parents[number] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
             if (process / "cmdline").read_bytes().startswith((b"ray::ServeReplica", b"ray::ProxyActor")):
-                total += int((process / "statm").read_text().split()[1]) * resource.getpagesize()
-    return total // 2**20
+                pages[number] = int((process / "statm").read_text().split()[1])
+
+    def is_ours(number: int) -> bool:
+        return number == os.getpid() or (number in parents and is_ours(parents[number]))
+
+    return sum(count for number, count in pages.items() if is_ours(number)) * resource.getpagesize() // 2**20
 
 
 if __name__ == "__main__":

@@ -61,7 +61,9 @@ def json_text(data: bytes) -> None:
         depth += 1
         level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
     assert depth <= MAX_DEPTH
-    assert parse_json(json.dumps(value)) == value
+    again = json.dumps(value)
+    if "Infinity" not in again:  # 1e999 is JSON; the fields that hold numbers refuse what it becomes
+        assert parse_json(again) == value
 
 
 def segment_json(data: bytes) -> None:

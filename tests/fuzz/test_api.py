@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import schemathesis
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 
 from tests.deployments.service import Service
-from tests.fuzz.api import Found, explore
+from tests.fuzz.api import Found, explore, replica_mb
 
 EXAMPLES = 150
 POSTS = ("POST /v1/segment", "POST /v1/detect", "POST /v1/masks")
@@ -29,6 +33,24 @@ def test_every_answer_is_as_the_document_says(found: Found) -> None:
 def test_what_lies_behind_the_checks_is_reached(found: Found, operation: str) -> None:
     assert found.answers[operation, 200] > EXAMPLES / 4
     assert found.answers[operation, 422] > EXAMPLES / 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_memory_is_that_of_our_own_replicas() -> None:
+    assert replica_mb() == 0  # whatever else of Ray runs on this machine
+    code = "kept = b'x' * 2**26; print(flush=True); input()"
+    replica = subprocess.Popen(
+        ["ray::ServeReplica:test", "-c", code],
+        executable=sys.executable,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with replica:
+        assert replica.stdout is not None
+        replica.stdout.readline()  # it has taken its memory
+        assert 64 <= replica_mb() < 128
+        replica.communicate("\n")
 
 
 def test_an_answer_that_is_not_in_the_document_is_found() -> None:
