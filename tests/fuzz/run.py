@@ -200,7 +200,7 @@ def _stretch(name: str, given: argparse.Namespace) -> None:
     files = sorted((given.out / "corpus" / name).iterdir()) or sorted((given.out / "seeds" / name).iterdir())
     current = given.out / "findings" / f"{name}-stretched"
     if current.exists():
-        return  # of an earlier run: nobody has looked at it yet
+        sys.exit(f"{current} of an earlier run is still there: mend what it shows, and remove it")
     resource.setrlimit(resource.RLIMIT_AS, (4096 * 2**20,) * 2)
     for file in files[:: max(1, len(files) // STRETCHED)]:
         data = file.read_bytes()

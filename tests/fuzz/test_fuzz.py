@@ -24,9 +24,7 @@ def fuzz(out: Path, *arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
     """The exit status, and what is reported of each target."""
     pytest.importorskip("atheris")
     command = [sys.executable, "-m", "tests.fuzz.run", "--out", str(out), *arguments]
-    environment = {
-        name: value for name, value in os.environ.items() if name != "PYTHONHASHSEED"
-    }
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONHASHSEED"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert (out / "report.json").exists(), done.stderr
     return done.returncode, {one["target"]: one for one in json.loads((out / "report.json").read_text())}
