@@ -15,6 +15,7 @@ from pipeline.polygons import trace
 from pipeline.stages import RLE
 
 MaskForm = Literal["rle", "polygon", "png"]
+_MAX_SIDE = 2**31  # so that places in a mask fit 64 bits
 AnswerForm = Literal[MaskForm, "none"]
 """What an answer may be asked for: a form of its masks, or none of them."""
 
@@ -62,6 +63,8 @@ def read_mask(mask: Mapping[str, Any]) -> RLE:
         height, width = (int(side) for side in mask["size"])
     except OverflowError:  # JSON's 1e999 is infinite in Python
         raise ValueError("a mask's sides must be finite") from None
+    if not 0 <= min(height, width) <= max(height, width) <= _MAX_SIDE:
+        raise ValueError(f"a mask's sides must be from 0 to {_MAX_SIDE}")
     if mask["format"] == "rle":
         if not isinstance(mask["counts"], str):  # COCO's uncompressed form is a list
             raise TypeError("a mask's run lengths must be text")

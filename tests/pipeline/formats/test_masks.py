@@ -91,6 +91,7 @@ def _png(size: tuple[int, int]) -> bytes:
         {"format": "rle", "size": [6], "counts": "0"},
         {"format": "rle", "size": [float("inf"), 9], "counts": "0"},
         {"format": "polygon", "size": [6, 9], "polygons": [[[[0, 0], [10, 0], [3, 3]]]]},
+        {"format": "polygon", "size": [2**63, 9], "polygons": []},
         {"format": "polygon", "size": [6, 9], "polygons": [[[[0, 0], [10**400, 0], [3, 3]]]]},
         {"format": "png", "size": [6, 9], "data": "not base64"},
         {"format": "png", "size": [6, 9], "data": b64encode(b"not a png").decode()},
