@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
+from pipeline.errors import StageError
 from pipeline.stages import Embedding, Region
 
 T = TypeVar("T")
+
+OVERHEAD = 2048  # bytes that an entry takes beside its payload; without, a budget would hold small images without end
 
 
 @dataclass(slots=True)
@@ -21,7 +24,7 @@ class _Entry:
 
     @property
     def size(self) -> int:
-        return len(self.image) + sum(one.features.nbytes for one in self.embeddings.values())
+        return OVERHEAD + len(self.image) + sum(one.features.nbytes for one in self.embeddings.values())
 
 
 class ImageCache:
@@ -45,25 +48,18 @@ class ImageCache:
         entry = self._touch(key)
         return None if entry is None else entry.embeddings.get(region)
 
-    def keep_image(self, key: str, image: bytes) -> None:
-        """Keep `image`, unless it alone exceeds the budget."""
-        if self._touch(key) is None and len(image) <= self._budget:
-            self._entries[key] = _Entry(image)
-            self.size += len(image)
-            self._shrink()
-
-    def keep_embedding(self, key: str, region: Region | None, embedding: Embedding) -> None:
-        """Keep it with its image, if that is still here; an entry never outgrows the budget: older regions go first."""
-        entry = self._touch(key)
-        if entry is None or region in entry.embeddings:
-            return
-        while entry.embeddings and entry.size + embedding.features.nbytes > self._budget:
-            oldest = next(iter(entry.embeddings))
-            self.size -= entry.embeddings.pop(oldest).features.nbytes
-        if entry.size + embedding.features.nbytes <= self._budget:
-            entry.embeddings[region] = embedding
-            self.size += embedding.features.nbytes
-            self._shrink()
+    def keep(self, key: str, image: bytes, region: Region | None, embedding: Embedding) -> None:
+        """Keep an embedding with its image. An entry never outgrows the budget: its older regions go first."""
+        entry = self._entries.setdefault(key, _Entry(image))
+        self._entries.move_to_end(key)
+        before = 0 if not entry.embeddings else entry.size
+        entry.embeddings[region] = embedding
+        while len(entry.embeddings) > 1 and entry.size > self._budget:
+            del entry.embeddings[next(iter(entry.embeddings))]
+        self.size += entry.size - before
+        while self.size > self._budget:
+            _, oldest = self._entries.popitem(last=False)
+            self.size -= oldest.size
 
     def _touch(self, key: str) -> _Entry | None:
         entry = self._entries.get(key)
@@ -71,16 +67,10 @@ class ImageCache:
             self._entries.move_to_end(key)
         return entry
 
-    def _shrink(self) -> None:
-        while self.size > self._budget:
-            _, entry = self._entries.popitem(last=False)
-            self.size -= entry.size
-
 
 @dataclass(slots=True)
 class _Flight(Generic[T]):
     task: asyncio.Task[T]
-    deadline: float
     waiting: int = 0
 
 
@@ -90,28 +80,30 @@ class Flights(Generic[T]):
     def __init__(self) -> None:
         self._flights: dict[Any, _Flight[T]] = {}
 
-    async def join(self, key: Any, deadline: float | None, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def join(self, key: Any, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The outcome of `work`, or of another's that began before under the same key.
 
-        Args:
-            deadline: Unix time in seconds, of this caller; work with an earlier one may be dropped, and is not joined.
+        Another's work may be dropped at its own deadline, which is earlier; then `work` is begun after all.
         """
-        wanted = math.inf if deadline is None else deadline
-        flight = self._flights.get(key)
-        if flight is None or flight.deadline < wanted or flight.task.cancelling():
-            flight = _Flight(asyncio.create_task(work()), wanted)
-            self._flights[key] = flight
-            flight.task.add_done_callback(lambda _: self._land(key, flight))
-        flight.waiting += 1
-        try:
-            return await asyncio.shield(flight.task)  # one that leaves does not take the others' work away
-        finally:
-            flight.waiting -= 1
-            if not flight.waiting:
-                flight.task.cancel()  # nothing, if it is through
+        while True:
+            flight = self._flights.get(key)
+            mine = flight is None or bool(flight.task.cancelling())
+            if flight is None or mine:
+                flight = self._flights[key] = _Flight(asyncio.create_task(work()))
+                flight.task.add_done_callback(partial(self._land, key, flight))
+            flight.waiting += 1
+            try:
+                return await asyncio.shield(flight.task)  # one that leaves does not take the others' work away
+            except StageError as error:
+                if mine or error.code != "deadline_exceeded":
+                    raise
+            finally:
+                flight.waiting -= 1
+                if not flight.waiting:
+                    flight.task.cancel()  # nothing, if it is through
 
-    def _land(self, key: Any, flight: _Flight[T]) -> None:
+    def _land(self, key: Any, flight: _Flight[T], task: asyncio.Task[T]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
-        if not flight.task.cancelled():
-            flight.task.exception()  # with nobody left to read it, asyncio would complain
+        if not task.cancelled():
+            task.exception()  # with nobody left to read it, asyncio would complain

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from deployments.settings import DetectorEntry, SegmenterEntry, Settings, SettingsError
-from deployments.stage_settings import DetectorSettings, ImageEncoderSettings, MaskDecoderSettings
+from pydantic import ValidationError
+
+from deployments.settings import DetectorEntry, SegmenterEntry, Settings, SettingsError, explain
+from deployments.stage_settings import DetectorSettings, ImageEncoderSettings, MaskDecoderSettings, StageSettings
 from pipeline.bundle import Bundle, resolve, split_model_name
 from pipeline.models.architectures import detector_architecture
 from pipeline.models.registry import EMBEDDED_NAME
@@ -27,6 +29,7 @@ class OfferedSegmenter:
 
 
 Offered = TypeVar("Offered", OfferedDetector, OfferedSegmenter)
+S = TypeVar("S", bound=StageSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +62,14 @@ def catalogue(settings: Settings) -> Catalogue:
     """
     first, second = _default_parts(settings)
     detectors = _by_name(
-        OfferedDetector(_absolute(resolve(entry.model, "detector")), entry.deployment or settings.detector)
+        OfferedDetector(_absolute(resolve(entry.model, "detector")), _laid_over(settings.detector, entry.deployment))
         for entry in settings.detectors or (DetectorEntry(model=first),)
     )
     segmenters = _by_name(
         OfferedSegmenter(
             _absolute(resolve(entry.model, "segmenter")),
-            entry.image_encoder or settings.image_encoder,
-            entry.mask_decoder or settings.mask_decoder,
+            _laid_over(settings.image_encoder, entry.image_encoder),
+            _laid_over(settings.mask_decoder, entry.mask_decoder),
         )
         for entry in settings.segmenters or (SegmenterEntry(model=second),)
     )
@@ -87,6 +90,20 @@ def _default_parts(settings: Settings) -> tuple[str, str]:
     if settings.detectors and settings.segmenters:
         return "", ""
     return split_model_name(settings.model or EMBEDDED_NAME)
+
+
+def _laid_over(common: S, own: S | None) -> S:
+    """`common` with what `own` says instead. Raises SettingsError where the two do not fit together."""
+    if own is None:
+        return common
+    values = common.model_dump()
+    for name, value in own.model_dump(exclude_unset=True).items():
+        both = isinstance(value, dict) and isinstance(values[name], dict)
+        values[name] = {**values[name], **value} if both else value
+    try:
+        return type(common).model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(explain(error)) from None
 
 
 def _by_name(offered: Iterable[Offered]) -> dict[str, Offered]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ Threshold = Annotated[
 
 def main() -> None:
     """The console script's entry."""
+    if os.environ.get("TEXT2MASK_PORT", "").startswith("tcp://"):
+        del os.environ["TEXT2MASK_PORT"]  # Kubernetes means the address of a service called text2mask by it
     app()
 
 

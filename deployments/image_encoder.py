@@ -35,18 +35,15 @@ class ImageEncoderDeployment:
         Raises StageError; see `pipeline.image_encoder.ImageEncoder`.
         """
 
-        def work() -> Any:
-            return self._runner.run(lambda: self._stage.prepare(image, key, region), deadline)
+        async def work() -> Embedding:
+            embedding = await self._runner.run(lambda: self._stage.prepare(image, key, region), deadline)
+            if key is not None:
+                self._cache.keep(key, image, region, embedding)
+            return embedding
 
         if key is None:
-            found: Embedding = await work()
-            return found
-        self._cache.keep_image(key, image)
-        kept = self._cache.embedding(key, region)
-        if kept is None:
-            kept = await self._flights.join((key, region), deadline, work)
-            self._cache.keep_embedding(key, region, kept)
-        return kept
+            return await work()
+        return self._cache.embedding(key, region) or await self._flights.join((key, region), work)
 
     async def recall(self, key: str) -> bytes:
         """The encoded image that was sent under `key`. Raises StageError `image_not_cached`."""

@@ -11,6 +11,8 @@ from deployments.stage_clients import Stages
 from pipeline.errors import StageError
 from pipeline.image import ImageLimits, read_size
 
+RECALL_S = 5.0  # a replica that keeps the image answers at once; one that has to start first keeps none
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -61,14 +63,13 @@ class ImageSources:
 
 async def _recall(stages: Stages, image: ImageId, key: str) -> bytes:
     """The bytes that were sent before. However they were lost, the caller's remedy is the same: send them again."""
-    pending = stages.recall(key) if ImageIds.well_formed(image.value) else None
-    try:
-        if pending is not None:
-            return await pending
-    except StageLostError:
-        pass
-    except asyncio.CancelledError:
-        if pending is not None:
-            pending.cancel()
-        raise
+    if ImageIds.well_formed(image.value):
+        pending = stages.recall(key)
+        try:
+            async with asyncio.timeout(RECALL_S):
+                return await pending
+        except (StageLostError, TimeoutError):
+            pass
+        finally:
+            pending.cancel()  # nothing, if it is through
     raise StageError("image_not_cached", "this image is not kept here any more; send its bytes", "image.value")

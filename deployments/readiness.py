@@ -56,6 +56,6 @@ def is_ready(app: ApplicationStatusOverview) -> bool:
     """Each deployment is where the controller wants it, or has a running (so, warm) replica meanwhile."""
     return bool(app.deployments) and all(
         deployment.status.value in _CONTENT
-        or any(count and state.value == "RUNNING" for state, count in deployment.replica_states.items())
+        or any(count and state == "RUNNING" for state, count in deployment.replica_states.items())
         for deployment in app.deployments.values()
     )

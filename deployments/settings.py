@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, get_args
 
@@ -25,7 +26,9 @@ from deployments.stage_settings import (
 )
 
 PREFIX = "TEXT2MASK_"
-NOT_SETTINGS = {"TEXT2MASK_CHECKPOINTS", "TEXT2MASK_HOST", "TEXT2MASK_PORT"}  # read elsewhere
+NOT_SETTINGS = {"TEXT2MASK_CHECKPOINTS", "TEXT2MASK_FONT", "TEXT2MASK_HOST", "TEXT2MASK_PORT"}  # read elsewhere
+# Kubernetes sets these in every pod for each service whose name begins so.
+_OF_KUBERNETES = re.compile(r"TEXT2MASK_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
 
 
 class SettingsError(ValueError):
@@ -119,28 +122,40 @@ def resolve(
     for path, value in (
         *_leaves(yaml or {}),
         *_from_environment(os.environ if environ is None else environ),
-        *_leaves({name: value for name, value in (command_line or {}).items() if value is not None}),
+        *_leaves(_nested({name: value for name, value in (command_line or {}).items() if value is not None})),
     ):
         _put(merged, path, value)
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from None
+        raise SettingsError(explain(error)) from None
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name, value in environ.items():
-        if name.startswith(PREFIX) and name not in NOT_SETTINGS:
-            yield tuple(name.removeprefix(PREFIX).lower().split("__")), value
+        if not name.startswith(PREFIX) or name in NOT_SETTINGS or _OF_KUBERNETES.fullmatch(name):
+            continue
+        path = tuple(name.removeprefix(PREFIX).lower().split("__"))
+        if path[0] not in Settings.model_fields:
+            raise SettingsError(f"the environment variable {name}: {_unknown(path[0], list(Settings.model_fields))}")
+        yield path, value
 
 
 def _leaves(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name, value in values.items():
-        path = (*above, *str(name).split("."))
+        path = (*above, str(name))
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, path)
         else:
             yield path, value
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a.b": 1}` -> `{"a": {"b": 1}}`. Only the command line has dotted names; an alias in a file may hold a dot."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        _put(found, tuple(name.split(".")), value)
+    return found
 
 
 def _put(into: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
@@ -152,16 +167,23 @@ def _put(into: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     into[path[-1]] = value
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """The first fault, for the person who wrote the settings."""
     fault = error.errors(include_url=False)[0]
     path = [str(part) for part in fault["loc"]]
     where = ".".join(path)
     if fault["type"] == "extra_forbidden":
         known = _names(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return f"{where}: there is no such setting; {hint}"
+        if path[0] == "auth":  # it may be a key, one line too high
+            return f"{'.'.join(path[:-1])}: a name here is not one of {', '.join(known)}"
+        return f"{where}: {_unknown(path[-1], known)}"
     return f"{where or 'settings'}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+    return f"there is no such setting; {hint}"
 
 
 def _names(path: list[str]) -> list[str]:

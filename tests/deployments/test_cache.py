@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import OrderedDict
 
 import numpy as np
@@ -11,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.cache import Flights, ImageCache
+from deployments.cache import OVERHEAD, Flights, ImageCache
+from pipeline.errors import StageError
 from pipeline.stages import Embedding, Region
 
 REGIONS: list[Region | None] = [None, (0, 0, 2, 2), (1, 1, 3, 3)]
@@ -21,85 +21,93 @@ def embedding(size: int = 100) -> Embedding:
     return Embedding(np.zeros(size, np.uint8), (1, 1), (1, 1))
 
 
+def entry_of(size: int) -> tuple[bytes, Embedding]:
+    """Image and embedding that take `size` bytes in all."""
+    return b"x", embedding(size - OVERHEAD - 1)
+
+
 def test_image_and_embeddings_stand_under_one_key() -> None:
-    cache = ImageCache(1000)
-    cache.keep_image("a", b"bytes")
+    cache = ImageCache(10_000)
     whole, part = embedding(), embedding()
-    cache.keep_embedding("a", None, whole)
-    cache.keep_embedding("a", (0, 0, 2, 2), part)
+    cache.keep("a", b"bytes", None, whole)
+    cache.keep("a", b"bytes", (0, 0, 2, 2), part)
     assert cache.image("a") == b"bytes"
     assert cache.embedding("a", None) is whole
     assert cache.embedding("a", (0, 0, 2, 2)) is part
     assert cache.embedding("a", (0, 0, 3, 3)) is None
     assert cache.image("b") is None
     assert cache.embedding("b", None) is None
-    cache.keep_embedding("b", None, embedding())  # its image went meanwhile: nothing is kept without
-    assert cache.embedding("b", None) is None
 
 
 def test_who_was_asked_for_longest_ago_goes_first() -> None:
-    cache = ImageCache(30)
+    cache = ImageCache(9_000)
     for key in "abc":
-        cache.keep_image(key, bytes(10))
+        cache.keep(key, *_with(None, 3_000))
     assert cache.image("a") is not None  # now `b` is the oldest
-    cache.keep_image("d", bytes(10))
+    cache.keep("d", *_with(None, 3_000))
     assert [key for key in "abcd" if cache.image(key) is not None] == ["a", "c", "d"]
 
 
-@pytest.mark.parametrize(("size", "kept"), [(30, True), (31, False)])
+def _with(region: Region | None, size: int) -> tuple[bytes, Region | None, Embedding]:
+    image, found = entry_of(size)
+    return image, region, found
+
+
+@pytest.mark.parametrize(("size", "kept"), [(9_000, True), (9_001, False)])
 def test_what_alone_exceeds_the_budget_is_not_kept(size: int, kept: bool) -> None:
-    cache = ImageCache(30)
-    cache.keep_image("small", bytes(30 - size % 30 - (size == 30) * 30))
-    cache.keep_image("large", bytes(size))
+    cache = ImageCache(9_000)
+    cache.keep("large", *_with(None, size))
     assert (cache.image("large") is not None) == kept
-    assert cache.size <= 30
+    assert cache.size == (size if kept else 0)
 
 
 def test_a_budget_of_nothing_keeps_nothing() -> None:
     cache = ImageCache(0)
-    cache.keep_image("a", b"x")
+    cache.keep("a", b"", None, embedding(0))
     assert cache.image("a") is None
 
 
+def test_small_images_do_not_fill_the_memory() -> None:
+    cache = ImageCache(2**20)
+    for number in range(5_000):
+        cache.keep(str(number), b"", None, embedding(0))
+    assert sum(cache.image(str(number)) is not None for number in range(5_000)) <= 2**20 // OVERHEAD
+
+
 operations = st.tuples(
-    st.sampled_from(["image", "embedding", "read"]),
-    st.sampled_from("abcd"),
-    st.sampled_from(REGIONS),
-    st.integers(1, 60),
+    st.sampled_from(["keep", "read"]), st.sampled_from("abcd"), st.sampled_from(REGIONS), st.integers(1, 6_000)
 )
 
 
 @given(st.lists(operations, max_size=60))
 def test_the_budget_holds_and_the_size_is_the_sum(steps: list[tuple[str, str, Region | None, int]]) -> None:
     """Beside a plain model: an ordered table of what was kept, from which the oldest entries are taken."""
-    cache, model = ImageCache(100), OrderedDict[str, dict[str | Region | None, int]]()
-    for step, key, region, size in steps:
-        known = key in model
-        if known:
-            model.move_to_end(key)
-        if step == "image" and not known:
-            cache.keep_image(key, bytes(size))
-            model[key] = {"image": size}
-        elif step == "image":
-            cache.keep_image(key, bytes(size))
-        elif step == "embedding":
-            cache.keep_embedding(key, region, embedding(size))
-            if known and region not in model[key]:
-                while len(model[key]) > 1 and sum(model[key].values()) + size > 100:
-                    del model[key][next(name for name in model[key] if name != "image")]
-                if sum(model[key].values()) + size <= 100:
-                    model[key][region] = size
-        else:
+    budget, image = 10_000, b"xxx"
+    cache, model = ImageCache(budget), OrderedDict[str, OrderedDict[Region | None, int]]()
+
+    def size(entry: OrderedDict[Region | None, int]) -> int:
+        return OVERHEAD + len(image) + sum(entry.values())
+
+    for step, key, region, count in steps:
+        if step == "read":
             cache.embedding(key, region)
-        while sum(sum(entry.values()) for entry in model.values()) > 100:
+            if key in model:
+                model.move_to_end(key)
+            continue
+        cache.keep(key, image, region, embedding(count))
+        entry = model.setdefault(key, OrderedDict())
+        model.move_to_end(key)
+        entry[region] = count
+        while len(entry) > 1 and size(entry) > budget:
+            entry.popitem(last=False)
+        while sum(map(size, model.values())) > budget:
             model.popitem(last=False)
-        assert cache.size == sum(sum(entry.values()) for entry in model.values()) <= 100
+        assert cache.size == sum(map(size, model.values())) <= budget
     for key in "abcd":
-        image = cache.image(key)
-        assert (None if image is None else len(image)) == model.get(key, {}).get("image")
+        assert (cache.image(key) is not None) == (key in model)
         for one in REGIONS:
             kept = cache.embedding(key, one)
-            assert (None if kept is None else kept.features.nbytes) == model.get(key, {}).get(one)
+            assert (None if kept is None else kept.features.nbytes) == (model[key].get(one) if key in model else None)
 
 
 # ---- flights
@@ -132,13 +140,13 @@ async def settle() -> None:
 def test_what_many_ask_for_is_done_once() -> None:
     async def run() -> None:
         flights, work = Flights[int](), Work()
-        asking = [asyncio.create_task(flights.join("a", None, work)) for _ in range(50)]
-        other = asyncio.create_task(flights.join("b", None, work))
+        asking = [asyncio.create_task(flights.join("a", work)) for _ in range(50)]
+        other = asyncio.create_task(flights.join("b", work))
         await settle()
         work.gate.set()
         assert await asyncio.gather(*asking) == [1] * 50
         assert await other == 2
-        assert await flights.join("a", None, work) == 3  # what is through is not joined
+        assert await flights.join("a", work) == 3  # what is through is not joined
 
     asyncio.run(run())
 
@@ -146,7 +154,7 @@ def test_what_many_ask_for_is_done_once() -> None:
 def test_who_leaves_takes_nothing_from_the_others_and_the_last_ends_the_work() -> None:
     async def run() -> None:
         flights, work = Flights[int](), Work()
-        one, two = (asyncio.create_task(flights.join("a", None, work)) for _ in range(2))
+        one, two = (asyncio.create_task(flights.join("a", work)) for _ in range(2))
         await settle()
         one.cancel()
         await settle()
@@ -155,7 +163,7 @@ def test_who_leaves_takes_nothing_from_the_others_and_the_last_ends_the_work() -
         await asyncio.wait({one, two})
         await settle()
         assert work.cancelled == 1
-        again = asyncio.create_task(flights.join("a", None, work))
+        again = asyncio.create_task(flights.join("a", work))
         await settle()
         work.gate.set()
         assert await again == 2
@@ -163,14 +171,23 @@ def test_who_leaves_takes_nothing_from_the_others_and_the_last_ends_the_work() -
     asyncio.run(run())
 
 
-def test_work_that_may_be_dropped_earlier_is_not_joined() -> None:
+def test_work_that_is_dropped_at_anothers_deadline_is_begun_again() -> None:
     async def run() -> None:
         flights, work = Flights[int](), Work()
-        deadlines = [5.0, 9.0, 7.0, None, math.inf]
-        asking = [asyncio.create_task(flights.join("a", deadline, work)) for deadline in deadlines]
+
+        async def late() -> int:
+            await work()
+            raise StageError("deadline_exceeded", "too late")
+
+        first = asyncio.create_task(flights.join("a", late))
         await settle()
+        others = [asyncio.create_task(flights.join("a", work)) for _ in range(3)]
+        await settle()
+        assert work.begun == 1
         work.gate.set()
-        assert await asyncio.gather(*asking) == [1, 2, 2, 3, 3]
+        outcome = (await asyncio.gather(first, return_exceptions=True))[0]
+        assert isinstance(outcome, StageError)
+        assert await asyncio.gather(*others) == [2, 2, 2]
 
     asyncio.run(run())
 
@@ -182,10 +199,10 @@ def test_a_failure_is_everybodys_and_nothing_stays_behind() -> None:
 
     async def run() -> None:
         flights = Flights[int]()
-        outcomes = await asyncio.gather(*(flights.join("a", None, fail) for _ in range(3)), return_exceptions=True)
+        outcomes = await asyncio.gather(*(flights.join("a", fail) for _ in range(3)), return_exceptions=True)
         assert [type(one) for one in outcomes] == [ValueError] * 3
         gate = Work()
         gate.gate.set()
-        assert await flights.join("a", None, gate) == 1
+        assert await flights.join("a", gate) == 1
 
     asyncio.run(run())

@@ -40,6 +40,30 @@ def test_each_detector_serves_each_segmenter(tmp_path: Path) -> None:
     assert [one.mask_decoder.num_replicas for one in offer.segmenters.values()] == [3, 2]
 
 
+def test_what_an_entry_leaves_out_is_as_in_the_common_section() -> None:
+    common = {"max_batch_size": 2, "device": "cuda", "num_gpus": 1, "autoscaling": {"max_replicas": 3}}
+    offer = offered(
+        detector=common,
+        detectors=[{"model": "tiny", "deployment": {"num_cpus": 0.3, "autoscaling": {"min_replicas": 0}}}],
+    )
+    found = offer.detectors["tiny"].deployment
+    assert (found.max_batch_size, found.device, found.num_gpus, found.num_cpus) == (2, "cuda", 1, 0.3)
+    assert found.autoscaling is not None
+    assert (found.autoscaling.min_replicas, found.autoscaling.max_replicas) == (0, 3)
+
+
+def test_an_entry_that_does_not_fit_the_common_section_is_refused() -> None:
+    with pytest.raises(SettingsError, match="max_ongoing_requests must be at least"):
+        offered(
+            mask_decoder={"max_batch_size": 32},
+            segmenters=[{"model": "tiny", "mask_decoder": {"max_ongoing_requests": 40}}],
+        )
+
+
+def test_an_alias_may_hold_a_dot() -> None:
+    assert offered(aliases={"v1.0": "tiny+tiny"}).pairs[0].aliases == ("tiny", "v1.0")
+
+
 @pytest.mark.parametrize("default", ["tiny+small", "fast"])
 def test_the_default_comes_first(tmp_path: Path, default: str) -> None:
     segmenters = [{"model": "tiny"}, {"model": str(bundle_copy("segmenter", "small", tmp_path))}]

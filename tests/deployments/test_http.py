@@ -455,7 +455,7 @@ def test_not_ready_is_503_with_retry_after() -> None:
     assert service.request("GET", "/healthz").status_code == 200
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "-inf", "soon", "", "1e999"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "-inf", "soon", "", "1e999", "1_0"])
 def test_a_timeout_that_is_no_time_is_422(value: str) -> None:
     error = refusal(Service().json(headers={"x-request-timeout-seconds": value}), 422, "invalid_value")
     assert error["param"] == "x-request-timeout-seconds"

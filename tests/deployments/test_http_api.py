@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
+import threading
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -70,6 +73,42 @@ def test_a_refusal_is_json_whatever_was_asked_for() -> None:
     refusal(Service().json(headers={"accept": "image/png"}, prompt=""), 422, "invalid_value")
     service = Service(FakeStages())
     refusal(service.form(picture((200, 200))), 413, "image_too_large")
+
+
+def test_one_picture_is_drawn_at_a_time_also_for_those_who_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six requests whose time ends while the first of their pictures is drawn: the others are never begun."""
+    drawing, most, begun = threading.Semaphore(0), [0], [0]
+    running = 0
+    lock = threading.Lock()
+
+    def slow(image: Any, result: Result) -> Any:
+        nonlocal running
+        with lock:
+            running += 1
+            begun[0] += 1
+            most[0] = max(most[0], running)
+        drawing.acquire(timeout=60)
+        with lock:
+            running -= 1
+        return image
+
+    monkeypatch.setattr("deployments.ingress.draw", slow)
+    service = Service()
+    headers = {"accept": "image/png", "x-request-timeout-seconds": "0.6"}
+
+    async def ask() -> list[int]:
+        transport = httpx.ASGITransport(service.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            body = {"image": base64(PICTURE), "prompt": "car"}
+            answers = await asyncio.gather(*(client.post("/v1/segment", json=body, headers=headers) for _ in range(6)))
+            return [answer.status_code for answer in answers]
+
+    try:
+        assert asyncio.run(ask()) == [408] * 6
+    finally:
+        drawing.release(6)
+    assert most == [1]
+    assert begun == [1]
 
 
 def test_the_page_needs_no_other_host() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -57,6 +58,19 @@ def test_a_lost_replica_has_lost_its_images() -> None:
     image_id = service.json().json()["image"]["id"]
     refusal(service.json(image=by_id(image_id)), 404, "image_not_cached")
     assert service.json(image=by_id(image_id)).status_code == 200
+
+
+def test_a_replica_that_does_not_answer_has_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that has to start first: its model would wake for an image that it cannot have."""
+
+    async def gate(stage: str) -> None:
+        if stage == "recall":
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("deployments.image_sources.RECALL_S", 0.05)
+    service = Service(FakeStages(gate=gate))
+    refusal(service.json(image=by_id("0" * 64)), 404, "image_not_cached")
+    assert service.stages.cancelled == ["recall"]
 
 
 def test_an_image_that_no_longer_fits_the_limits_is_refused_by_name_too() -> None:

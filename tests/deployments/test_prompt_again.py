@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deployments.image_ids import ImageId, ImageIds
@@ -17,7 +18,7 @@ from pipeline.image import ImageLimits
 from pipeline.mask_prompts import parse_mask_prompts
 from pipeline.prompt import parse_classes
 from pipeline.selection import SelectionOptions
-from pipeline.stages import DecodeOptions, DetectRequest
+from pipeline.stages import DecodeOptions, DetectRequest, Embedding
 from tests.deployments.fakes import LocalCall, picture
 
 pytest.importorskip("torch")
@@ -79,17 +80,23 @@ class Asker:
         async def is_ready() -> bool:
             return True
 
+        self.asked = 0
         self.model = ServedModel("tiny+tiny", stages, short_side=160)
         self.ingress = Ingress((self.model,), ImageLimits(), is_ready, ImageIds("a secret"), **options)
 
+    def deadline(self) -> float:
+        """Later from call to call, as it is for requests that come one after the other."""
+        self.asked += 1
+        return FAR + self.asked
+
     async def text(self, image: bytes | ImageId, prompt: str, tenant: str = "") -> Any:
         order = Order(DetectRequest(parse_classes(prompt)), SelectionOptions(), DecodeOptions())
-        return await self.ingress.segment(image, order, self.model, FAR, tenant)
+        return await self.ingress.segment(image, order, self.model, self.deadline(), tenant)
 
     async def point(self, image: bytes | ImageId, x: float, y: float) -> Any:
         options = DecodeOptions()
         order = MaskOrder(parse_mask_prompts(None, [[x, y, 1]], None, options), options)
-        return await self.ingress.masks(image, order, self.model, FAR)
+        return await self.ingress.masks(image, order, self.model, self.deadline())
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +163,8 @@ def test_an_image_that_was_pushed_out_is_not_known(stages: LocalStages, runs: Co
     async def ask() -> None:
         asker = Asker(stages)
         first = await asker.text(PICTURE, "star")
-        stages.encoder._cache.keep_image("another", bytes(64 * 2**20 - 1000))
+        large = Embedding(np.zeros(64 * 2**20 - 4096, np.uint8), (1, 1), (1, 1))
+        stages.encoder._cache.keep("another", b"", None, large)
         with pytest.raises(Exception, match="image_not_cached"):
             await asker.text(ImageId(first.image_id), "star")
 

@@ -82,7 +82,7 @@ def application(**deployments: tuple[str, dict[str, int]]) -> Any:
             name: schema.DeploymentStatusOverview(
                 status=schema.DeploymentStatus(status),
                 status_trigger=None,
-                replica_states={schema.ReplicaState(state): count for state, count in states.items()},
+                replica_states=states,  # plain texts, as the controller fills them in
                 message="",
             )
             for name, (status, states) in deployments.items()

@@ -76,6 +76,27 @@ def test_an_unknown_variable_is_refused_and_others_are_left_alone() -> None:
     resolve(environ={"TEXT2MASK_CHECKPOINTS": "/x", "TEXT2MASK_HOST": "h", "TEXT2MASK_PORT": "1"})
 
 
+def test_an_unknown_variable_is_named_as_one() -> None:
+    with pytest.raises(SettingsError, match="variable TEXT2MASK_DETECTR__THREADS: .* did you mean detect"):
+        resolve(environ={"TEXT2MASK_DETECTR__THREADS": "1"})
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    """Fonts are the overlay's; the rest Kubernetes sets for services called text2mask and text2mask-serve-svc."""
+    address = "tcp://10.0.0.1:8000"
+    names = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_8000_TCP", "PORT_8000_TCP_ADDR"]
+    injected = {f"TEXT2MASK_{name}": address for name in names}
+    injected |= {f"TEXT2MASK_SERVE_SVC_{name}": address for name in names}
+    assert resolve(environ={"TEXT2MASK_FONT": "/x", **injected}) == Settings()
+
+
+def test_what_may_be_a_key_is_not_repeated() -> None:
+    with pytest.raises(SettingsError) as refusal:
+        resolve(yaml={"auth": {"t2m_secret": "alice"}}, environ={})
+    assert "t2m_secret" not in str(refusal.value)
+    assert "keys_file" in str(refusal.value)
+
+
 def test_the_local_configuration_is_valid_and_stays_on_this_machine() -> None:
     file = config_file.read(LOCAL)
     settings = from_args(file.args)
