@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -16,7 +17,15 @@ MAX_PARTS = 64  # of a form; the fields that exist are far fewer
 # Commas and opening brackets in JSON; base64 has none. Two longest prompts of nothing else stay below, and what is
 # parsed is parsed in a fraction of a second: a body's bytes, all spent on `[],`, would stop the service for ten.
 MAX_MARKS = 500_000
+# Quotes around strings; those within one have a backslash before them. Two longest prompts as lists of items, and all
+# low-resolution masks, have fewer.
+MAX_QUOTES = 32_000
+MAX_NAMES = (
+    64  # of one object in JSON; the fields that exist are far fewer. Each unknown one costs a refusal of its own
+)
 MAX_DEPTH = 16  # brackets within brackets in JSON; the fields that exist go four deep
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z|\\\Z)', re.DOTALL)  # one without an end takes all, so this is linear
+_LONG_FILENAME = re.compile(rb";[ \t]*filename\*[0-9]*\*?[ \t]*=", re.IGNORECASE)
 
 
 def media_type(request: Request) -> str:
@@ -48,12 +57,17 @@ def announced_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
 
 
 def parse_json(text: bytes | str) -> Any:
-    """JSON as RFC 8259 has it: UTF-8, no NaN or Infinity, no name twice in one object, at most `MAX_DEPTH` deep."""
+    """JSON as RFC 8259 has it: UTF-8, no NaN or Infinity, no name twice in one object, none of more than `MAX_NAMES`.
+
+    What would take long is refused before it is parsed, by counting bytes. Raises ApiError.
+    """
     try:
         if isinstance(text, bytes):
             text = text.decode()
         if sum(map(text.count, ",[{")) > MAX_MARKS:
             raise ApiError("body_too_large", "the body has too many values")
+        if text.count('"') - text.count('\\"') > MAX_QUOTES:
+            raise ApiError("body_too_large", "the body has too many strings")
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_a_number)
     except ValueError:  # also bad UTF-8 and integers of absurd length
         raise ApiError("malformed_request", "the body is not valid JSON") from None
@@ -118,9 +132,10 @@ class _Collector:
 
     def _on_part_end(self) -> None:
         _, options = parse_options_header(self._disposition)
+        is_file = b"filename" in options or _has_long_filename(self._disposition)
         try:
             name = options[b"name"].decode()
-            value = bytes(self._data) if b"filename" in options else self._data.decode()
+            value = bytes(self._data) if is_file else self._data.decode()
         except (KeyError, UnicodeDecodeError):
             raise ApiError("malformed_request", "a part of the form has no name or is not UTF-8 text") from None
         if name in self.fields:
@@ -129,6 +144,11 @@ class _Collector:
 
     def _on_end(self) -> None:
         self.ended = True
+
+
+def _has_long_filename(disposition: bytes) -> bool:
+    """Whether there is a `filename*` (RFC 5987), which is no part of a form's standard, and which some clients send."""
+    return _LONG_FILENAME.search(_QUOTED.sub(b"", disposition)) is not None
 
 
 def _too_large(limit: int) -> ApiError:
@@ -149,6 +169,8 @@ def _depth(value: Any) -> int:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_NAMES:
+        raise ApiError("malformed_request", f"an object may have at most {MAX_NAMES} names")
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name is given twice")

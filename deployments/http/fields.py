@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError
 
-from deployments.http.body import MAX_DEPTH, parse_json
+from deployments.http.body import MAX_DEPTH, MAX_NAMES, parse_json
 from deployments.http.errors import ApiError
 
 
@@ -83,12 +83,17 @@ def _json_field(name: str, text: str) -> Any:
         return parse_json(text)
     except ApiError as error:
         if error.code == "malformed_request":
-            raise ApiError("invalid_value", f"must be valid JSON, at most {MAX_DEPTH} levels deep", name) from None
+            limits = f"at most {MAX_DEPTH} levels deep, of at most {MAX_NAMES} names an object"
+            raise ApiError("invalid_value", f"must be valid JSON, {limits}", name) from None
         raise ApiError(error.code, "has too many values", name) from None
 
 
 def _refusal(error: ValidationError) -> ApiError:
-    """The first fault that pydantic found, in our own words."""
+    """The first fault that pydantic found, in our own words.
+
+    It tells all of them, each a dict, so there must be few: lists end with their first (`fail_fast`), and an object has
+    at most `MAX_NAMES` to be unknown.
+    """
     fault = error.errors(include_url=False, include_input=False)[0]
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == _OTHER_FORM:

@@ -14,9 +14,9 @@ from pipeline.mask_prompts import MAX_INSTANCES, MAX_LOW_RES, MAX_POINTS
 _LOW_RES_CHARACTERS = 4 * -(-2 * MAX_SIDE**2 // 3)
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]  # strict inside a form too: it is JSON
-Box = Annotated[list[Number], Field(min_length=4, max_length=4)]
-Point = Annotated[list[Number], Field(min_length=3, max_length=3)]
-PointsOfOne = Annotated[list[Point], Field(max_length=MAX_POINTS)]
+Box = Annotated[list[Number], Field(min_length=4, max_length=4, fail_fast=True)]
+Point = Annotated[list[Number], Field(min_length=3, max_length=3, fail_fast=True)]
+PointsOfOne = Annotated[list[Point], Field(max_length=MAX_POINTS, fail_fast=True)]
 Side = Annotated[int, Field(strict=True, ge=1, le=MAX_SIDE)]
 
 
@@ -31,7 +31,7 @@ def _depth(points: Any) -> str | None:
 # The tags in angle brackets name the branch of a union; a refusal's `param` leaves them out.
 Points = Annotated[
     Annotated[PointsOfOne, Tag("<one>")]
-    | Annotated[Annotated[list[PointsOfOne], Field(max_length=MAX_INSTANCES)], Tag("<many>")],
+    | Annotated[Annotated[list[PointsOfOne], Field(max_length=MAX_INSTANCES, fail_fast=True)], Tag("<many>")],
     by_form(_depth, "must be a list of [x, y, label], or one such list for each instance"),
 ]
 
@@ -39,7 +39,7 @@ Points = Annotated[
 class LowRes(Fields):
     """A low-resolution mask of an earlier answer, as it was given."""
 
-    shape: Annotated[list[Side], Field(min_length=2, max_length=2)]
+    shape: Annotated[list[Side], Field(min_length=2, max_length=2, fail_fast=True)]
     dtype: Literal["float16"]
     data: Annotated[str, Field(max_length=_LOW_RES_CHARACTERS, description="base64, little-endian, row by row")]
 
@@ -58,6 +58,7 @@ class MasksFields(Fields):
         Field(
             min_length=1,
             max_length=MAX_INSTANCES,
+            fail_fast=True,
             description="`[x0, y0, x1, y1]` in pixels of the upright image; what reaches beyond it is clipped.",
         ),
     ] = None
@@ -70,7 +71,12 @@ class MasksFields(Fields):
     ] = None
     mask_input: Annotated[
         list[LowRes] | None,
-        Field(min_length=1, max_length=MAX_LOW_RES, description="`low_res` of earlier answers, to be refined."),
+        Field(
+            min_length=1,
+            max_length=MAX_LOW_RES,
+            fail_fast=True,
+            description="`low_res` of earlier answers, to be refined.",
+        ),
     ] = None
     model: Annotated[str | None, Field(max_length=200, description="`detector+segmenter`; see `/v1/models`.")] = None
     multimask: Annotated[

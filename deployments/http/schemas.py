@@ -38,7 +38,7 @@ _Item = Annotated[
 ]
 Prompt = Annotated[
     Annotated[Annotated[str, Field(max_length=MAX_CHARACTERS)], Tag("<text>")]
-    | Annotated[Annotated[list[_Item], Field(max_length=MAX_CLASSES)], Tag("<list>")],
+    | Annotated[Annotated[list[_Item], Field(max_length=MAX_CLASSES, fail_fast=True)], Tag("<list>")],
     by_form(
         lambda value: "<text>" if isinstance(value, str) else "<list>" if isinstance(value, list) else None,
         PROMPT_FORMS,

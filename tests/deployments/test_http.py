@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from deployments.http.answers import in_pieces
-from deployments.http.body import MAX_DEPTH, MAX_PARTS
+from deployments.http.body import MAX_DEPTH, MAX_NAMES, MAX_PARTS
 from deployments.http.errors import STATUS
 from deployments.http.reading import base64_length
 from deployments.http.schemas import SegmentFields
@@ -248,6 +248,34 @@ def test_malformed_multipart_is_400(content_type: str, body: bytes) -> None:
     refusal(Service().raw(body, content_type), 400, "malformed_request")
 
 
+def form_with_image(parameters: bytes) -> bytes:
+    image = b'--x\r\nContent-Disposition: form-data; name="image"%b\r\n\r\n%b\r\n' % (parameters, PICTURE)
+    return image + PART.replace(b"\r\na\r\n", b"\r\ncar\r\n") + b"--x--\r\n"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        b"; filename=a.png",
+        b"; filename*=UTF-8''a.png",
+        b";filename*=utf-8'en'%e2%82%ac.png",
+        b"; FileName*=UTF-8''a.png",
+        b"; filename*0*=UTF-8''a; filename*1=.png",
+        b'; other="a \\" b"; filename*=UTF-8\'\'a.png',
+    ],
+)
+def test_a_file_may_have_its_name_in_any_script(parameters: bytes) -> None:
+    answer = Service().raw(form_with_image(parameters), "multipart/form-data; boundary=x")
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    "parameters", [b"", b'; other="; filename*=a"', b'; other="\\"; filename*=a', b"; myfilename*=a"]
+)
+def test_what_only_looks_like_a_files_name_is_none(parameters: bytes) -> None:
+    refusal(Service().raw(form_with_image(parameters), "multipart/form-data; boundary=x"), 400, "malformed_request")
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -336,7 +364,8 @@ def test_a_value_of_none_of_the_forms_is_told_all_of_them(
 )
 def test_a_form_field_that_is_broken_json_is_named(fields: dict[str, str]) -> None:
     error = refusal(Service().form(PICTURE, **fields), 422, "invalid_value")
-    assert (error["param"], error["message"]) == (*fields, f"must be valid JSON, at most {MAX_DEPTH} levels deep")
+    limits = f"at most {MAX_DEPTH} levels deep, of at most {MAX_NAMES} names an object"
+    assert (error["param"], error["message"]) == (*fields, f"must be valid JSON, {limits}")
 
 
 def test_a_form_field_of_too_many_values_is_named() -> None:

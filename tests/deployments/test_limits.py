@@ -84,6 +84,31 @@ def many_values(service: Service, count: int) -> httpx.Response:
     return service.raw(b"[" + b"0," * (count - 1) + b"0]")
 
 
+def many_strings(service: Service, quotes: int) -> httpx.Response:
+    """A list of strings; of one that ends in a backslash a quote is not counted."""
+    return service.raw(json.dumps([""] * (quotes // 2) + ["\\"] * (quotes % 2)).encode())
+
+
+def many_names(count: int) -> dict[str, int]:
+    return {f"name {number}": number for number in range(count)}
+
+
+def nothings(count: int) -> list[str]:
+    return [f"nothing {number}" for number in range(count)]
+
+
+def by_tiles(service: Service, tiles: int, classes: int = 1, **fields: Any) -> httpx.Response:
+    """Boxes in a row of so many tiles, for so many classes, of which there is nothing in the image."""
+    image = base64(picture((1, 64 + 48 * (tiles - 1))))
+    return detect(service, image=image, tile={"size": 64, "overlap": 16}, prompt=nothings(classes), **fields)
+
+
+def class_tiles(service: Service, product: int, negatives: int = 0) -> httpx.Response:
+    tiles = next(count for count in range(256, 0, -1) if product % count == 0)
+    more = {"negative_prompt": nothings(negatives)} if negatives else {}
+    return by_tiles(service, tiles, product // tiles - negatives, **more)
+
+
 TOO_LARGE, TOO_LONG, MALFORMED = (413, "image_too_large"), (413, "body_too_large"), (400, "malformed_request")
 
 LIMITS = [
@@ -108,6 +133,10 @@ LIMITS = [
         at_limit=422,
     ),
     Limit("json_values", many_values, TOO_LONG, at_limit=422),
+    Limit("json_quotes", many_strings, TOO_LONG, at_limit=422),
+    Limit("json_names", lambda s, n: s.raw(json.dumps(many_names(n)).encode()), MALFORMED, at_limit=422),
+    Limit("json_names", lambda s, n: detect(s, prompt=["a", many_names(n)]), MALFORMED, at_limit=422),
+    Limit("json_names", lambda s, n: s.form(tile=json.dumps(many_names(n))), param="tile", at_limit=422),
     Limit("form_parts", form_parts, MALFORMED, at_limit=422),
     Limit("classes", lambda s, n: detect(s, prompt=[f"kind {i}" for i in range(n)]), param="prompt"),
     Limit("classes", lambda s, n: detect(s, prompt=",".join(f"kind {i}" for i in range(n))), param="prompt"),
@@ -125,6 +154,10 @@ LIMITS = [
     Limit("detections", lambda s, n: s.form(max_detections=str(n)), param="max_detections"),
     Limit("tile_size", lambda s, n: s.json(tile={"size": n, "overlap": 16}), param="tile.size"),
     Limit("tile_size", lambda s, n: s.form(tile=json.dumps({"size": n, "overlap": 16})), param="tile.size"),
+    Limit("tile_overlap", lambda s, n: s.json(tile={"size": 4096, "overlap": n}), param="tile.overlap"),
+    Limit("tiles", by_tiles, param="tile"),
+    Limit("class_tiles", class_tiles, param="tile"),
+    Limit("class_tiles", lambda s, n: class_tiles(s, n, negatives=5), param="tile"),
     Limit("instances", lambda s, n: s.masks(boxes=[BOX] * n), param="boxes"),
     Limit("instances", lambda s, n: s.masks(points=[[POINT]] * n), param="points"),
     Limit("instances", lambda s, n: s.masks_form(boxes=json.dumps([BOX] * n)), param="boxes"),
@@ -134,7 +167,8 @@ LIMITS = [
     Limit("low_res_instances", lambda s, n: s.masks(boxes=[BOX] * n, mask_input=[logits(4)] * n), param="mask_input"),
     Limit("low_res_side", lambda s, n: s.masks(boxes=[BOX], mask_input=[logits(n)]), param="mask_input[0].shape[0]"),
 ]
-ELSEWHERE = {"body_seconds", "request_seconds"}  # test_arrival.py and test_http.py: no status of their own at the limit
+# test_arrival.py, test_http.py and test_tiles.py: no status of their own at the limit
+ELSEWHERE = {"body_seconds", "request_seconds", "tile_masks"}
 
 
 def logits(side: int) -> dict[str, Any]:
@@ -160,7 +194,8 @@ def test_what_is_published_is_taken_and_one_more_is_refused(limit: Limit) -> Non
     error = refusal(limit.ask(over, most + 1), *limit.refused)
     assert error["param"] == limit.param
     assert over.stages.calls == []
-    assert limit.refused[1] == document()["x-limits"][limit.name]["error"]
+    if limit.name != "json_names" or error["param"] is None:  # what is wrong within a form's field is its value
+        assert limit.refused[1] == document()["x-limits"][limit.name]["error"]
     if limit.at_limit != 200:
         assert taken.json()["error"]["message"] != error["message"]
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from deployments.admission_settings import AdmissionSettings
+from deployments.http import body, schemas
+from pipeline import mask_prompts, prompt, tiling
 from pipeline.bundle import resolve
+from pipeline.formats import low_res
 from pipeline.prompt import Tokenizer
 from pipeline.stages import Detections, DetectRequest
 from tests.deployments.asgi_calls import Call
 from tests.deployments.fakes import FakeStages, LocalCall
 from tests.deployments.service import Service, refusal
 from tests.deployments.test_limits import detect, document, service
+
+LIMITS_PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
 
 # The numbers in the schemas are the same
 
@@ -27,9 +35,8 @@ def bounds(node: Any, path: str = "") -> Iterator[tuple[str, str, float]]:
             if key in ("maxItems", "maxLength", "maximum") and isinstance(value, (int, float)):
                 yield path, key, value
             else:
-                yield from bounds(
-                    value, path if key in ("properties", "anyOf", "oneOf", "items") else f"{path}.{key}".strip(".")
-                )
+                inner = key in ("properties", "anyOf", "oneOf", "items", "contentSchema")
+                yield from bounds(value, path if inner else f"{path}.{key}".strip("."))
     elif isinstance(node, list):
         for value in node:
             yield from bounds(value, path)
@@ -45,6 +52,7 @@ def bounds(node: Any, path: str = "") -> Iterator[tuple[str, str, float]]:
         ("SegmentRequest", "max_detections", "maximum", {"detections"}),
         ("ClassItem", "text", "maxLength", {"class_characters"}),
         ("TileItem", "size", "maximum", {"tile_size"}),
+        ("TileItem", "overlap", "maximum", {"tile_overlap"}),
         ("MasksRequest", "points", "maxItems", {"points", "instances"}),
         ("LowRes", "shape", "maximum", {"low_res_side"}),
         ("MasksRequest", "mask_input", "maxItems", {"low_res_instances"}),
@@ -56,6 +64,45 @@ def test_the_schemas_publish_the_same_numbers(model: str, path: str, keyword: st
     assert found - {3} == {limits[name]["maximum"] for name in names}  # a point has 3 numbers
     form = model.replace("Request", "Form")
     assert {number for at, key, number in bounds(schemas[form]) if (at, key) == (path, keyword)} == found
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (
+            tiling,
+            {
+                "MAX_SIZE": "tile_size",
+                "MAX_TILES": "tiles",
+                "MAX_CLASS_TILES": "class_tiles",
+                "MAX_PIECES": "tile_masks",
+            },
+        ),
+        (prompt, {"MAX_CLASSES": "classes", "MAX_CHARACTERS": "prompt_characters"}),
+        (mask_prompts, {"MAX_INSTANCES": "instances", "MAX_POINTS": "points", "MAX_LOW_RES": "low_res_instances"}),
+        (low_res, {"MAX_SIDE": "low_res_side"}),
+        (
+            body,
+            {
+                "MAX_PARTS": "form_parts",
+                "MAX_MARKS": "json_values",
+                "MAX_QUOTES": "json_quotes",
+                "MAX_NAMES": "json_names",
+                "MAX_DEPTH": "json_depth",
+            },
+        ),
+        (schemas, {"MAX_CLASS_CHARACTERS": "class_characters", "MAX_DETECTIONS": "detections"}),
+    ],
+    ids=["tiling", "prompt", "mask_prompts", "low_res", "body", "schemas"],
+)
+def test_every_limit_of_the_code_is_published(module: ModuleType, names: dict[str, str]) -> None:
+    source = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    stored = [node.id for node in ast.walk(source) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    assert {name for name in stored if name.startswith("MAX_")} == set(names)  # those that are not imported
+    published, page = document()["x-limits"], LIMITS_PAGE.read_text(encoding="utf-8")
+    for constant, name in names.items():
+        assert published[name]["maximum"] == getattr(module, constant)
+        assert f"{getattr(module, constant):,}" in page
 
 
 def test_boxes_are_bounded_in_the_schema() -> None:
