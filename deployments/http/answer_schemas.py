@@ -125,3 +125,45 @@ SEGMENT_ANSWER = _answer(
     passes={"type": "integer", "description": "Captions that the detector read."},
     removed={"type": "object", "additionalProperties": {"type": "integer"}, "description": "Detections, by step."},
 )
+
+
+def _object(about: str | None = None, /, **properties: dict[str, Any]) -> dict[str, Any]:
+    """An object that has all of `properties`, and may have more."""
+    schema = {"type": "object", "required": sorted(properties), "properties": properties}
+    return schema if about is None else {**schema, "description": about}
+
+
+_NAME, _FRACTION = {"type": "string"}, {"type": "number", "minimum": 0, "maximum": 1}
+_POSITIVE = {"type": "number", "exclusiveMinimum": 0}
+_COUNT = {"type": "integer", "minimum": 1}
+
+MODELS_ANSWER = _object(
+    models={
+        "type": "array",
+        "items": _object(
+            name={"type": "string", "description": "`detector+segmenter`, as requests give it in `model`."},
+            aliases={"type": "array", "items": {"type": "string"}, "description": "Other names of the same."},
+            default={"type": "boolean", "description": "Whether it answers requests without `model`."},
+            detector=_object(
+                name=_NAME,
+                licence=_NAME,
+                box_threshold=_FRACTION,
+                text_threshold=_FRACTION,
+                max_tokens={**_COUNT, "description": "Word pieces of a caption; a class may have 3 fewer."},
+            ),
+            segmenter=_object(name=_NAME, licence=_NAME),
+            limits=_object(
+                "Of a request, as the operator has set them; all others are in `x-limits`.",
+                max_image_bytes=_COUNT,
+                max_image_pixels=_COUNT,
+                max_timeout_s=_POSITIVE,
+                max_body_s=_POSITIVE,
+            ),
+        ),
+    }
+)
+
+
+def status_answer(status: str) -> dict[str, Any]:
+    """What a probe answers where all is well."""
+    return _object(status={"const": status})

@@ -131,9 +131,17 @@ def build(
         responses=openapi.MASKS_ANSWERS,
         summary="One mask for each box, or set of points, that shows an instance.",
     )
-    app.add_api_route("/v1/models", models, methods=["GET"], summary="The models on offer.")
-    app.add_api_route("/healthz", healthz, methods=["GET"], summary="This process answers.")
-    app.add_api_route("/readyz", readyz, methods=["GET"], summary="Every stage is up and warm.")
+    app.add_api_route(
+        "/v1/models", models, methods=["GET"], responses=openapi.MODELS_ANSWERS, summary="The models on offer."
+    )
+    app.add_api_route(
+        "/healthz", healthz, methods=["GET"], responses=openapi.HEALTHZ_ANSWERS, summary="This process answers."
+    )
+    app.add_api_route(
+        "/readyz", readyz, methods=["GET"], responses=openapi.READYZ_ANSWERS, summary="Every stage is up and warm."
+    )
+    for path, probe in (("/healthz", healthz), ("/readyz", readyz)):  # an operation of two methods has no id of its own
+        app.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
     docs_page.install(app)
     limits = published(
         ingress.limits, max_timeout_s=max_timeout_s, max_body_s=max_body_s or max_timeout_s, admission=admission

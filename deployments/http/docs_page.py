@@ -50,8 +50,8 @@ def install(app: FastAPI) -> None:
             headers = {**_HEADERS, "cache-control": "public, max-age=3600"}
             return Response(content[name], media_type=_TYPES[name.rpartition(".")[2]], headers=headers)
 
-        app.add_api_route(PREFIX + name, file, methods=["GET"], include_in_schema=False)
+        app.add_api_route(PREFIX + name, file, methods=["GET", "HEAD"], include_in_schema=False)
 
-    app.add_api_route("/docs", page, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/docs", page, methods=["GET", "HEAD"], include_in_schema=False)
     for name in content:
         serve(name)

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from deployments.http.answer_schemas import ERROR, MASKS_ANSWER, SEGMENT_ANSWER
+from deployments.http.answer_schemas import ERROR, MASKS_ANSWER, MODELS_ANSWER, SEGMENT_ANSWER, status_answer
 from deployments.http.auth import OPEN_PATHS
 from deployments.http.errors import STATUS
 from deployments.http.mask_schemas import LowRes, MasksForm, MasksRequest
@@ -28,18 +28,26 @@ A key (`Authorization: Bearer KEY`) is needed unless the operator has switched k
 
 _REF = "#/components/schemas/{model}"
 
-ANSWERS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": ", ".join(sorted(code for code, its in STATUS.items() if its == status)),
-        "content": {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}},
+
+def _refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """By status, those of `codes`."""
+    return {
+        status: {
+            "description": ", ".join(sorted(code for code in codes if STATUS[code] == status)),
+            "content": {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}},
+        }
+        for status in sorted({STATUS[code] for code in codes})
     }
-    for status in sorted(set(STATUS.values()))
-}
 
 
-def _answers(description: str, model: str) -> dict[int | str, dict[str, Any]]:
+ANSWERS = _refusals(*STATUS)
+
+
+def _answers(
+    description: str, model: str, refusals: dict[int | str, dict[str, Any]] = ANSWERS
+) -> dict[int | str, dict[str, Any]]:
     content = {"application/json": {"schema": {"$ref": _REF.format(model=model)}}}
-    return {**ANSWERS, 200: {"description": description, "content": content}}
+    return {**refusals, 200: {"description": description, "content": content}}
 
 
 _ONE_EACH = "One detection for each instance, best score first."
@@ -47,6 +55,9 @@ SEGMENT_ANSWERS = _answers(f"{_ONE_EACH} With `Accept: image/png`, the image wit
 SEGMENT_ANSWERS[200]["content"]["image/png"] = {"schema": {"type": "string", "format": "binary"}}
 DETECT_ANSWERS = _answers(f"{_ONE_EACH} Without masks.", "SegmentAnswer")
 MASKS_ANSWERS = _answers("One detection for each prompt, in their order.", "MasksAnswer")
+MODELS_ANSWERS = _answers("The default first.", "ModelsAnswer", _refusals("unauthenticated", "rate_limited"))
+HEALTHZ_ANSWERS = _answers("It answers.", "HealthzAnswer", {})
+READYZ_ANSWERS = _answers("Every stage could answer.", "ReadyzAnswer", _refusals("not_ready"))
 
 
 def _bodies(name: str) -> dict[str, Any]:
@@ -85,7 +96,14 @@ def install(app: FastAPI, limits: dict[str, Any]) -> None:
 
 
 def _schemas() -> dict[str, Any]:
-    found: dict[str, Any] = {"Error": ERROR, "SegmentAnswer": SEGMENT_ANSWER, "MasksAnswer": MASKS_ANSWER}
+    found: dict[str, Any] = {
+        "Error": ERROR,
+        "SegmentAnswer": SEGMENT_ANSWER,
+        "MasksAnswer": MASKS_ANSWER,
+        "ModelsAnswer": MODELS_ANSWER,
+        "HealthzAnswer": status_answer("ok"),
+        "ReadyzAnswer": status_answer("ready"),
+    }
     models: dict[str, type[BaseModel]] = {
         "SegmentRequest": SegmentRequest,
         "SegmentForm": SegmentForm,

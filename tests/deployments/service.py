@@ -16,6 +16,22 @@ from tests.deployments.fakes import FakeStages, base64, picture
 
 LIMITS = ImageLimits(max_bytes=20_000, max_pixels=10_000)
 PICTURE = picture()
+CARD = {
+    "detector": {
+        "name": "tiny",
+        "licence": "Apache-2.0",
+        "box_threshold": 0.3,
+        "text_threshold": 0.2,
+        "max_tokens": 64,
+    },
+    "segmenter": {"name": "tiny", "licence": "Apache-2.0"},
+    "limits": {
+        "max_image_bytes": LIMITS.max_bytes,
+        "max_image_pixels": LIMITS.max_pixels,
+        "max_timeout_s": 60.0,
+        "max_body_s": 30.0,
+    },
+}
 
 
 class Service:
@@ -35,7 +51,7 @@ class Service:
         async def is_ready() -> bool:
             return ready
 
-        model = ServedModel("tiny+tiny", self.stages, ("tiny",), {"limits": {"max_image_bytes": LIMITS.max_bytes}})
+        model = ServedModel("tiny+tiny", self.stages, ("tiny",), CARD)
         self.app = build(
             Ingress((model,), limits, is_ready, ImageIds("a secret")), max_timeout_s=max_timeout_s, **layers
         )

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deployments.catalogue import catalogue
+from deployments.settings import Settings
 from pipeline.overlay import draw
 from pipeline.result import Result
 from tests.deployments.fakes import FakeStages, base64, picture
@@ -177,6 +179,48 @@ def test_an_answer_is_what_its_schema_says() -> None:
         ("SegmentAnswer", service.request("POST", "/v1/detect", files={"image": PICTURE}, data={"prompt": "car"})),
         ("MasksAnswer", service.masks(boxes=[[1, 1, 9, 9]], multimask=True, low_res=True)),
         ("Error", service.json(prompt="")),
+        ("ModelsAnswer", service.request("GET", "/v1/models")),
+        ("HealthzAnswer", service.request("GET", "/healthz")),
+        ("ReadyzAnswer", service.request("GET", "/readyz")),
     ):
         schema = {"$ref": f"#/components/schemas/{name}", "components": {"schemas": schemas}}
         jsonschema.validate(answer.json(), schema)
+
+
+@pytest.mark.parametrize(
+    ("path", "statuses"),
+    [("/v1/models", {"200", "401", "429"}), ("/healthz", {"200"}), ("/readyz", {"200", "503"})],
+)
+def test_the_document_has_every_answer_of_what_takes_no_body(path: str, statuses: set[str]) -> None:
+    (operation,) = document()["paths"][path].values()
+    assert set(operation["responses"]) == statuses
+    for answer in operation["responses"].values():
+        assert "$ref" in answer["content"]["application/json"]["schema"]
+
+
+def test_the_models_schema_names_all_that_a_catalogue_offers() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = document()["components"]["schemas"]["ModelsAnswer"]
+    card = catalogue(Settings()).pairs[0].card
+    one = schema["properties"]["models"]["items"]
+    jsonschema.validate({"models": [{"name": "a", "aliases": [], "default": True, **card}]}, schema)
+    assert set(one["properties"]) == {"name", "aliases", "default", *card}
+    for part, fields in card.items():
+        assert set(one["properties"][part]["properties"]) == set(fields)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json", "/static/docs/start.js"])
+def test_what_is_open_answers_head_as_get(path: str) -> None:
+    service = Service()
+    asked, probed = service.request("GET", path), service.request("HEAD", path)
+    assert (probed.status_code, probed.headers) == (200, asked.headers)
+    assert "head" not in document()["paths"].get(path, {})
+
+
+def test_a_probe_by_head_tells_that_stages_are_missing() -> None:
+    assert Service(ready=False).request("HEAD", "/readyz").status_code == 503
+
+
+def test_operation_ids_are_unique() -> None:
+    found = [operation["operationId"] for path in document()["paths"].values() for operation in path.values()]
+    assert len(found) == len(set(found))
