@@ -17,7 +17,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 import time
 from base64 import b64encode
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from deployments.admission_settings import AdmissionSettings
-from deployments.launch import running
+from deployments.launch import free_port, running
 
 _PICTURE = Path(__file__).parents[1] / "pipeline" / "tiny" / "demo.png"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -160,9 +159,7 @@ def main() -> None:
     parser.add_argument("--factor", type=float, default=4, help="overload, in capacities")
     parser.add_argument("--places", type=int, default=AdmissionSettings().max_requests, help="admission.max_requests")
     options = parser.parse_args()
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with running({"model": "tiny", "admission.max_requests": options.places}, {"port": port}) as url:
+    with running({"model": "tiny", "admission.max_requests": options.places}, {"port": free_port()}) as url:
         asyncio.run(measure(url, options.places, options.factor, options.seconds))
 
 

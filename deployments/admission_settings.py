@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from deployments.stage_settings import Section
+from pipeline.image import ImageLimits
 
 LEAST_BODY_BYTES = 64 * 2**20  # a little more than the longest body that any route takes
 
@@ -27,6 +28,10 @@ class Limits(Section):
             "The longest image, as JSON, at 12 Mbit/s takes 30.",
         ),
     ] = 30
+
+    def of_images(self) -> ImageLimits:
+        """Those that an image is measured against."""
+        return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)
 
 
 class AdmissionSettings(Section):

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from deployments.cache import Flights, ImageCache
+from deployments.image_ids import not_cached
 from deployments.stage_runner import StageRunner, model_threads
 from deployments.stage_settings import ImageEncoderSettings
 from pipeline.bundle import Bundle
-from pipeline.errors import StageError
 from pipeline.stages import Embedding, Region
 
 
@@ -49,5 +49,5 @@ class ImageEncoderDeployment:
         """The encoded image that was sent under `key`. Raises StageError `image_not_cached`."""
         image = self._cache.image(key)
         if image is None:
-            raise StageError("image_not_cached", "this image is not kept here any more; send its bytes", "image.value")
+            raise not_cached()
         return image

@@ -7,6 +7,8 @@ import hmac
 import re
 from dataclasses import dataclass
 
+from pipeline.errors import StageError
+
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -35,6 +37,11 @@ class ImageIds:
     @staticmethod
     def well_formed(value: str) -> bool:
         return _ID.fullmatch(value) is not None
+
+
+def not_cached() -> StageError:
+    """However an image was lost, the caller's remedy is the same."""
+    return StageError("image_not_cached", "this image is not kept here any more; send its bytes", "image.value")
 
 
 def cache_key(image_id: str, tenant: str) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from deployments.image_ids import ImageId, ImageIds, cache_key
+from deployments.image_ids import ImageId, ImageIds, cache_key, not_cached
 from deployments.retry import StageLostError
 from deployments.stage_clients import Stages
-from pipeline.errors import StageError
 from pipeline.image import ImageLimits, read_size
 
 RECALL_S = 5.0  # a replica that keeps the image answers at once; one that has to start first keeps none
@@ -62,7 +61,7 @@ class ImageSources:
 
 
 async def _recall(stages: Stages, image: ImageId, key: str) -> bytes:
-    """The bytes that were sent before. However they were lost, the caller's remedy is the same: send them again."""
+    """The bytes that were sent before. Raises StageError `image_not_cached`, however they were lost."""
     if ImageIds.well_formed(image.value):
         pending = stages.recall(key)
         try:
@@ -72,4 +71,4 @@ async def _recall(stages: Stages, image: ImageId, key: str) -> bytes:
             pass
         finally:
             pending.cancel()  # nothing, if it is through
-    raise StageError("image_not_cached", "this image is not kept here any more; send its bytes", "image.value")
+    raise not_cached()

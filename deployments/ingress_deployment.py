@@ -21,7 +21,6 @@ from deployments.image_ids import ImageIds
 from deployments.ingress import Ingress, ServedModel
 from deployments.ray_stages import RayStages
 from deployments.readiness import Readiness
-from pipeline.image import ImageLimits
 
 Handles = Mapping[str, DeploymentHandle[Any]]
 
@@ -67,10 +66,9 @@ class IngressDeployment:
             )
             for pair in options.pairs
         )
-        limits = options.limits
         self._ingress = Ingress(
             models,
-            ImageLimits(max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels),
+            options.limits.of_images(),
             Readiness(serve.get_replica_context().app_name),
             ImageIds(options.id_secret),
             detect_first=options.detect_first,

@@ -98,6 +98,12 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def free_port() -> int:
+    """One on which nothing listens at this moment: for a service beside others, such as that of a test."""
+    with socket.create_server((DEFAULT_HOST, 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def check_port(host: str, port: int) -> None:
     """Raise PortTakenError if nothing could listen there. Serve itself shares a taken port without a word."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

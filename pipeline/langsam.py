@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.bundle import BundleError, resolve, split_model_name
 from pipeline.masks import BoolArray
-from pipeline.models.registry import CHECKPOINTS, CHECKPOINTS_VARIABLE, EMBEDDED_NAME, Kind, find, folders
+from pipeline.models.registry import CHECKPOINTS, EMBEDDED_NAME, Checkpoint, Kind, absence, find
 from pipeline.pictures import as_stored
 from pipeline.prompt import Prompt
 from pipeline.result import Result
@@ -177,22 +177,17 @@ def _load(
 
 def _check(detector: str | Path, segmenter: str | Path) -> None:
     """Raises BundleError: for the segmenter's name, the one that users write, then the detector's; then for weights."""
-    absent: list[str] = []
+    absent: list[Checkpoint] = []
     parts: tuple[tuple[str | Path, Kind], ...] = ((segmenter, "segmenter"), (detector, "detector"))
     for part, kind in parts:
         known = CHECKPOINTS.get(part) if isinstance(part, str) else None
         if known is not None and known.kind == kind and find(known) is None:
-            absent.insert(0, known.name)
+            absent.insert(0, known)
         else:
             resolve(part, kind)
     if absent:
-        looked = " and ".join(CHECKPOINTS[name].file for name in absent)
-        raise BundleError(
-            f"The weights of {' and '.join(map(repr, absent))} are not on this machine. Looked for {looked} in "
-            f"{', '.join(map(str, folders()))}. Fetch them: text2mask download {'+'.join(absent)}. Without a network, "
-            f"copy them into a folder and name that folder in {CHECKPOINTS_VARIABLE}. To try the interface on drawn "
-            f'shapes, LangSAM("{EMBEDDED_NAME}") runs without any download.'
-        )
+        tiny = f'To try the interface on drawn shapes, LangSAM("{EMBEDDED_NAME}") runs without any download.'
+        raise BundleError(f"{absence(*absent)} {tiny}")
 
 
 def _parts(sam_type: str | Path) -> tuple[str | Path, str | Path]:

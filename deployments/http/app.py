@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
@@ -20,16 +22,19 @@ from deployments.http.arrival import Arrival
 from deployments.http.auth import Authenticate, tenant_of
 from deployments.http.deadline import deadline_of
 from deployments.http.errors import ApiError
-from deployments.http.fields import F
 from deployments.http.limits import published
-from deployments.http.mask_schemas import MasksForm, MasksRequest
+from deployments.http.mask_schemas import MasksFields, MasksForm, MasksRequest
 from deployments.http.orders import mask_order_of, order_of
 from deployments.http.rate_limit import RateLimit
-from deployments.http.reading import Source, fetch_image, read_request
-from deployments.http.schemas import DetectForm, DetectRequest, SegmentForm, SegmentRequest
+from deployments.http.reading import fetch_image, read_request
+from deployments.http.schemas import DetectFields, DetectForm, DetectRequest, SegmentForm, SegmentRequest
 from deployments.http.unread import CloseUnread
-from deployments.ingress import Ingress
+from deployments.image_ids import ImageId
+from deployments.ingress import Ingress, MaskOrder, Order, ServedModel
 from pipeline import __version__
+
+Q = TypeVar("Q", bound=DetectFields | MasksFields)
+Asked = TypeVar("Asked", Order, MaskOrder)
 
 
 def build(
@@ -48,6 +53,7 @@ def build(
     `admission`, any number of requests is taken on.
     """
     images = fetcher or Fetcher(FetchSettings())
+    body_s = max_timeout_s if max_body_s is None else max_body_s
     app = FastAPI(
         title="text2mask",
         version=__version__,
@@ -58,17 +64,20 @@ def build(
     )
     errors.install(app)
 
-    async def read(request: Request, deadline: float, body: type[F], form: type[F]) -> tuple[Source, F]:
+    async def read(
+        request: Request, deadline: float, body: type[Q], form: type[Q], order_from: Callable[[Q], Asked]
+    ) -> tuple[Q, tuple[bytes | ImageId, Asked, ServedModel, float, str]]:
+        """The fields of a request, and what they ask of the ingress. Where they are refused, nothing is fetched."""
         async with asyncio.timeout(deadline - time.time()):
-            return await read_request(request, ingress.limits.max_bytes, body, form)
+            source, fields = await read_request(request, ingress.limits.max_bytes, body, form)
+        order, model = order_from(fields), ingress.model(fields.model)
+        image = await fetch_image(source, images, deadline)
+        return fields, (image, order, model, deadline, tenant_of(request.scope))
 
     @answering
     async def segment(request: Request) -> Response:
         deadline = deadline_of(request.headers, time.time(), max_timeout_s)
-        source, fields = await read(request, deadline, SegmentRequest, SegmentForm)
-        order, model = order_of(fields), ingress.model(fields.model)  # before anything is fetched
-        image = await fetch_image(source, images, deadline)
-        asked = (image, order, model, deadline, tenant_of(request.scope))
+        fields, asked = await read(request, deadline, SegmentRequest, SegmentForm, order_of)
         if wants_picture(request):
             return Response(await ingress.overlay(*asked), media_type="image/png")
         result = replace(await ingress.segment(*asked), id=request_id(request))
@@ -77,20 +86,16 @@ def build(
     @answering
     async def detect(request: Request) -> Response:
         deadline = deadline_of(request.headers, time.time(), max_timeout_s)
-        source, fields = await read(request, deadline, DetectRequest, DetectForm)
-        order, model = order_of(fields), ingress.model(fields.model)
-        image = await fetch_image(source, images, deadline)
-        result = await ingress.segment(image, order, model, deadline, tenant_of(request.scope))
-        return await in_pieces(replace(result, id=request_id(request)).json_pieces("none"), deadline)
+        _, asked = await read(request, deadline, DetectRequest, DetectForm, order_of)
+        result = replace(await ingress.segment(*asked), id=request_id(request))
+        return await in_pieces(result.json_pieces("none"), deadline)
 
     @answering
     async def masks(request: Request) -> Response:
         deadline = deadline_of(request.headers, time.time(), max_timeout_s)
-        source, fields = await read(request, deadline, MasksRequest, MasksForm)
-        order, model = mask_order_of(fields), ingress.model(fields.model)
-        image = await fetch_image(source, images, deadline)
-        result = await ingress.masks(image, order, model, deadline, tenant_of(request.scope))
-        return await in_pieces(replace(result, id=request_id(request)).json_pieces(fields.masks), deadline)
+        fields, asked = await read(request, deadline, MasksRequest, MasksForm, mask_order_of)
+        result = replace(await ingress.masks(*asked), id=request_id(request))
+        return await in_pieces(result.json_pieces(fields.masks), deadline)
 
     async def healthz() -> Response:
         return JSONResponse({"status": "ok"})
@@ -143,12 +148,10 @@ def build(
     for path, probe in (("/healthz", healthz), ("/readyz", readyz)):  # an operation of two methods has no id of its own
         app.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
     docs_page.install(app)
-    limits = published(
-        ingress.limits, max_timeout_s=max_timeout_s, max_body_s=max_body_s or max_timeout_s, admission=admission
-    )
+    limits = published(ingress.limits, max_timeout_s=max_timeout_s, max_body_s=body_s, admission=admission)
     openapi.install(app, limits)
     # The layer that is added last is the outermost.
-    app.add_middleware(Arrival, max_body_s=max_body_s or max_timeout_s)
+    app.add_middleware(Arrival, max_body_s=body_s)
     if admission is not None:
         app.add_middleware(Admission, **admission.model_dump())
     if auth is not None and auth.mode != "none":

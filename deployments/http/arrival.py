@@ -7,9 +7,8 @@ import asyncio
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.http.answers import CLIENT_CLOSED_REQUEST
 from deployments.http.errors import ApiError
-
-CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the logs do
 
 
 class Arrival:

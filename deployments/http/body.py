@@ -20,9 +20,8 @@ MAX_MARKS = 500_000
 # Quotes around strings; those within one have a backslash before them. Two longest prompts as lists of items, and all
 # low-resolution masks, have fewer.
 MAX_QUOTES = 32_000
-MAX_NAMES = (
-    64  # of one object in JSON; the fields that exist are far fewer. Each unknown one costs a refusal of its own
-)
+# Of one object in JSON; the fields that exist are far fewer. Each unknown one costs a refusal of its own.
+MAX_NAMES = 64
 MAX_DEPTH = 16  # brackets within brackets in JSON; the fields that exist go four deep
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z|\\\Z)', re.DOTALL)  # one without an end takes all, so this is linear
 _LONG_FILENAME = re.compile(rb";[ \t]*filename\*[0-9]*\*?[ \t]*=", re.IGNORECASE)

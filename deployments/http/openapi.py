@@ -148,15 +148,13 @@ def main() -> None:
     from deployments.http.app import build
     from deployments.image_ids import ImageIds
     from deployments.ingress import Ingress
-    from pipeline.image import ImageLimits
 
     async def is_ready() -> bool:
         return False
 
     limits = Limits()
-    image_limits = ImageLimits(max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels)
     app = build(
-        Ingress((), image_limits, is_ready, ImageIds("")),
+        Ingress((), limits.of_images(), is_ready, ImageIds("")),
         max_timeout_s=limits.max_timeout_s,
         max_body_s=limits.max_body_s,
         admission=AdmissionSettings(),

@@ -141,10 +141,16 @@ def locate(checkpoint: Checkpoint) -> Path:
     """As `find`. Raises BundleError where there is none, with the places and the command that fetches it."""
     path = find(checkpoint)
     if path is None:
-        looked = ", ".join(str(folder / checkpoint.file) for folder in folders())
-        raise BundleError(
-            f"The weights of {checkpoint.name!r} are not on this machine. Looked for: {looked}. "
-            f"Fetch them: text2mask download {checkpoint.name}. Without a network, copy {checkpoint.file} into a "
-            f"folder and name that folder in {CHECKPOINTS_VARIABLE}."
-        )
+        raise BundleError(absence(checkpoint))
     return path
+
+
+def absence(*checkpoints: Checkpoint) -> str:
+    """What a person whose machine lacks these files needs to know: where they were looked for, how to get them."""
+    looked = ", ".join(str(folder / one.file) for one in checkpoints for folder in folders())
+    return (
+        f"The weights of {' and '.join(repr(one.name) for one in checkpoints)} are not on this machine. "
+        f"Looked for: {looked}. Fetch them: text2mask download {'+'.join(one.name for one in checkpoints)}. Without a "
+        f"network, copy {' and '.join(one.file for one in checkpoints)} into a folder and name that folder in "
+        f"{CHECKPOINTS_VARIABLE}."
+    )

@@ -22,6 +22,7 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.launch import free_port
 from tests.deployments.fakes import base64
 from tests.deployments.service import PICTURE, refusal
 
@@ -137,12 +138,6 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.01)
     process.terminate()
     raise AssertionError(process.communicate()[1].decode())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def connect(port: int) -> socket.socket:

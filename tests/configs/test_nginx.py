@@ -12,6 +12,7 @@ from deployments.admission_settings import Limits
 from deployments.http.mask_schemas import MasksForm
 from deployments.http.reading import base64_length
 from deployments.http.schemas import SegmentForm
+from deployments.launch import free_port
 from tests.configs import front
 from tests.configs.front import BODY, CONFIG, MB, NGINX, Upstream, connect, head, needs_nginx, read_all, refused
 from tests.deployments import tls_server
@@ -189,7 +190,7 @@ def test_what_is_not_a_request(port: int, upstream: Upstream, request_: bytes, s
 
 @needs_nginx
 def test_a_service_that_is_down() -> None:
-    with front.nginx(front.free_port()) as port:
+    with front.nginx(free_port()) as port:
         answer = httpx.post(f"http://127.0.0.1:{port}/v1/segment", json=BODY)
     refusal(answer, 503, "not_ready")
     assert int(answer.headers["retry-after"]) >= 1

@@ -5,7 +5,6 @@ Beside it stands a copy of its segmenter under another name, with no replica unt
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,14 +18,12 @@ from tests.deployments.bundles import bundle_copy
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of the running service; it is what `text2mask serve` starts."""
     pytest.importorskip("ray")
-    from deployments.launch import running
+    from deployments.launch import free_port, running
 
     asleep = {"autoscaling": {"min_replicas": 0, "max_replicas": 1}}
     copy = bundle_copy("segmenter", "sleeper", tmp_path_factory.mktemp("bundles"))
     segmenters = [{"model": "tiny"}, {"model": str(copy), "image_encoder": asleep, "mask_decoder": asleep}]
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with running({"model": "tiny", "segmenters": segmenters}, {"port": port}) as url:
+    with running({"model": "tiny", "segmenters": segmenters}, {"port": free_port()}) as url:
         yield url
 
 

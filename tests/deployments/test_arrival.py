@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from deployments.http.arrival import CLIENT_CLOSED_REQUEST, Arrival
+from deployments.http.answers import CLIENT_CLOSED_REQUEST
+from deployments.http.arrival import Arrival
 from tests.deployments.asgi_calls import Call
 from tests.deployments.fakes import FakeStages, base64
 from tests.deployments.service import PICTURE, Service, refusal

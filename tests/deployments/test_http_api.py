@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import subprocess
 import sys
@@ -162,12 +161,6 @@ def test_the_document_has_text_for_what_a_form_takes_as_json(form: str) -> None:
     boxes = document()["components"]["schemas"]["MasksForm"]["properties"]["boxes"]
     assert boxes["contentMediaType"] == "application/json"
     assert boxes["contentSchema"]["items"]["maxItems"] == 4
-
-
-def test_every_reference_in_the_document_leads_somewhere() -> None:
-    found = document()
-    names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(found)))
-    assert names <= set(found["components"]["schemas"])
 
 
 def test_an_answer_is_what_its_schema_says() -> None:

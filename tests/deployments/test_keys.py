@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import socket
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ import yaml
 from deployments import config_file
 from deployments.auth_settings import AuthSettings, KeyEntry, digest_of
 from deployments.keys import check, gather, issue
-from deployments.launch import is_loopback, with_auth
+from deployments.launch import free_port, is_loopback, with_auth
 from deployments.settings import SettingsError, from_args, resolve
 from tests.deployments.test_cli import complaint, run
 
@@ -216,21 +215,16 @@ def test_the_flag_lets_everybody_in_but_overrules_no_keys() -> None:
     assert from_args(with_auth({"auth": {"keys": [ROW]}}, "0.0.0.0", insecure=True)).auth.mode == "keys"
 
 
-def test_serve_refuses_another_address_in_one_line(tmp_path: Path, free_port: str) -> None:
-    text = complaint("serve", "--host", "0.0.0.0", "--port", free_port)
+def test_serve_refuses_another_address_in_one_line(tmp_path: Path) -> None:
+    port = str(free_port())
+    text = complaint("serve", "--host", "0.0.0.0", "--port", port)
     assert "--keys-file" in text
     assert "--insecure" in text
     local = next(path for path in CONFIGS if path.name == "local.yaml")
-    assert "--insecure" in complaint("serve", "--config", str(local), "--host", "0.0.0.0", "--port", free_port)
+    assert "--insecure" in complaint("serve", "--config", str(local), "--host", "0.0.0.0", "--port", port)
     empty = keys_file(tmp_path, [])
-    given = ("serve", "--host", "0.0.0.0", "--port", free_port, "--insecure", "--keys-file", str(empty))
+    given = ("serve", "--host", "0.0.0.0", "--port", port, "--insecure", "--keys-file", str(empty))
     assert "there are no keys" in complaint(*given)
-
-
-@pytest.fixture
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return str(probe.getsockname()[1])
 
 
 def hosts_without_keys(text: str) -> list[str | None]:

@@ -10,7 +10,6 @@ import json
 import os
 import random
 import resource
-import socket
 import sys
 import time
 import zlib
@@ -144,11 +143,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.api", description=__doc__)
     parser.add_argument("--examples", type=int, default=150, help="sound and broken requests of each operation")
     options = parser.parse_args()
-    from deployments.launch import running
+    from deployments.launch import free_port, running
 
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with running({"model": "tiny"}, {"port": port}) as url:
+    with running({"model": "tiny"}, {"port": free_port()}) as url:
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         explore(schema, 5)  # so that what is only made once is there before memory is read
         before, start = replica_mb(), time.monotonic()
