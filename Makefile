@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test fuzz check lint types lock openapi clean
+.PHONY: help setup demo serve test fuzz check lint types lock openapi reference clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## *(.*)/  make \1|\2/' | column -t -s '|'
@@ -50,6 +50,9 @@ lock: setup  ## renew requirements.lock; ARGS=--upgrade takes the newest version
 	@$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS) \
 	  --output-file requirements.lock pyproject.toml
+
+reference: setup  ## renew docs/reference/, which is made from the code
+	@$(BIN)/python -m docs.generate
 
 openapi: setup  ## renew openapi.json, the document that /openapi.json serves
 	@$(BIN)/python -m deployments.http.openapi > openapi.json

@@ -38,14 +38,14 @@ class SettingsError(ValueError):
 class DetectorEntry(Section):
     """One detector on offer. What is left out of `deployment` is as in the section `detector`."""
 
-    model: Annotated[str, Field(min_length=1, description="a registry name, or a bundle's folder")]
+    model: Annotated[str, Field(min_length=1, description="A registry name, or a bundle's folder.")]
     deployment: DetectorSettings | None = None
 
 
 class SegmenterEntry(Section):
     """One segmenter on offer: two deployments."""
 
-    model: Annotated[str, Field(min_length=1, description="a registry name, or a bundle's folder")]
+    model: Annotated[str, Field(min_length=1, description="A registry name, or a bundle's folder.")]
     image_encoder: ImageEncoderSettings | None = None
     mask_decoder: MaskDecoderSettings | None = None
 
@@ -64,7 +64,9 @@ class Settings(Section):
     detectors: Annotated[
         tuple[DetectorEntry, ...], Field(description="On offer, each with every segmenter; empty: that of `model`.")
     ] = ()
-    segmenters: tuple[SegmenterEntry, ...] = ()
+    segmenters: Annotated[
+        tuple[SegmenterEntry, ...], Field(description="On offer, each with every detector; empty: that of `model`.")
+    ] = ()
     aliases: Annotated[
         dict[str, str], Field(description="Other names for pairs; `tiny` stands for `tiny+tiny` without being told.")
     ] = {}

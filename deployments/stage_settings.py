@@ -6,8 +6,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
-
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -16,19 +14,26 @@ class Section(BaseModel):
 class Autoscaling(Section):
     """How many replicas a stage has, by its load. Without this section: `num_replicas`, fixed."""
 
-    min_replicas: Annotated[int, Field(ge=0)] = 1
-    max_replicas: Positive = 1
-    target_ongoing_requests: Annotated[float, Field(gt=0, description="running and waiting requests a replica")] = 2
+    min_replicas: Annotated[
+        int, Field(ge=0, description="0: none while nobody asks; the first request then waits for one to start.")
+    ] = 1
+    max_replicas: Annotated[int, Field(ge=1, description="As many as the cluster has room, or money, for.")] = 1
+    target_ongoing_requests: Annotated[
+        float,
+        Field(gt=0, description="Running and waiting requests a replica; more of them bring another replica."),
+    ] = 2
 
 
 class Replicas(Section):
     """Placement, common to all deployments."""
 
-    num_replicas: Positive = 1
+    num_replicas: Annotated[int, Field(ge=1, description="Copies of this deployment; see also `autoscaling`.")] = 1
     num_cpus: Annotated[
         float, Field(ge=0, description="What Ray sets aside, not a limit; small, so that all fit a laptop.")
     ] = 0.2
-    num_gpus: Annotated[float, Field(ge=0)] = 0
+    num_gpus: Annotated[
+        float, Field(ge=0, description="GPUs that Ray sets aside; 0.3 lets three stages share one. Goes with `device`.")
+    ] = 0
     max_ongoing_requests: Annotated[
         int, Field(ge=1, description="Requests a replica takes in; the rest wait in the router, which polls.")
     ] = 64
@@ -53,7 +58,9 @@ class Replicas(Section):
 class StageSettings(Replicas):
     """One of the three models."""
 
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    device: Annotated[
+        str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda` or `cuda:N`: where the model computes.")
+    ] = "cpu"
     threads: Annotated[
         int, Field(ge=0, description="CPU threads of the model; 0: half of the CPUs, as two stages run side by side.")
     ] = 0
@@ -110,5 +117,5 @@ class MaskDecoderSettings(StageSettings):
 class IngressSettings(Replicas):
     """The HTTP face. It mostly waits for the stages."""
 
-    num_cpus: Annotated[float, Field(ge=0)] = 0.1
+    num_cpus: Annotated[float, Field(ge=0, description="What Ray sets aside, not a limit.")] = 0.1
     max_ongoing_requests: Annotated[int, Field(ge=1, description="Requests under way in one ingress replica.")] = 256

@@ -22,7 +22,7 @@ class ClassItem(Fields):
     """One class to look for, with a box threshold of its own."""
 
     text: Annotated[str, Field(max_length=MAX_CLASS_CHARACTERS)]
-    box_threshold: Fraction | None = None
+    box_threshold: Annotated[Fraction | None, Field(description="For this class, in place of the request's.")] = None
 
 
 # The tags in angle brackets name the branch of a union; `_param` leaves them out.
@@ -75,16 +75,26 @@ class DetectFields(Fields):
         Prompt | None, Field(description="What to leave out: its boxes remove the weaker ones that they overlap.")
     ] = None
     model: Annotated[str | None, Field(max_length=200, description="`detector+segmenter`; see `/v1/models`.")] = None
-    box_threshold: Fraction | None = None
-    text_threshold: Fraction | None = None
+    box_threshold: Annotated[
+        Fraction | None, Field(description="Least `score` of a box. Null: the model's own, see `/v1/models`.")
+    ] = None
+    text_threshold: Annotated[
+        Fraction | None, Field(description="Least `text_score` of a box. Null: the model's own.")
+    ] = None
     nms: Annotated[
         Literal["class", "agnostic", "off"], Field(description="Drop overlapping boxes of one class, of any, or none.")
     ] = "class"
-    nms_threshold: Fraction = 0.7
-    negative_iou: Fraction = 0.5
+    nms_threshold: Annotated[
+        Fraction, Field(description="Of two boxes that overlap by more than this IoU, the better one stays.")
+    ] = 0.7
+    negative_iou: Annotated[
+        Fraction, Field(description="IoU with a better box of `negative_prompt` from which a box goes.")
+    ] = 0.5
     min_area: Annotated[Fraction, Field(description="Area of the box divided by the area of the image.")] = 0.0
-    max_area: Fraction = 1.0
-    max_detections: Annotated[int, Field(ge=1, le=MAX_DETECTIONS)] = 100
+    max_area: Annotated[Fraction, Field(description="Likewise: a box around the whole scene is rarely meant.")] = 1.0
+    max_detections: Annotated[
+        int, Field(ge=1, le=MAX_DETECTIONS, description="The best of them; `removed.cap` counts the others.")
+    ] = 100
     tile: Annotated[
         Tile | None,
         Field(
