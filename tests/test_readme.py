@@ -18,8 +18,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,19 +106,67 @@ def test_block(block: Block, request: pytest.FixtureRequest, page_folders: dict[
             pytest.skip(f"{block}: {block.decision}")
         case "parse":
             json.loads(block.code)
-        case "run":
-            run(block, block.code, page_folders[block.page])
-        case "run: serve":
-            service: str = request.getfixturevalue("service")
-            run(block, block.code.replace(DOCUMENTED, service), page_folders[block.page])
+        case "run" | "run: serve":
+            code = block.code
+            if block.action == "run: serve":
+                code = code.replace(DOCUMENTED, request.getfixturevalue("service"))
+            if block.language == "python":
+                status, output = request.getfixturevalue("warm_python")(code, page_folders[block.page])
+            else:
+                status, output = bash(code, page_folders[block.page])
+            assert status == 0, f"{block} ended with {status}\n{code}\n{output}"
 
 
-def run(block: Block, code: str, folder: Path) -> None:
-    command = [sys.executable, "-c", code] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", code]
+def bash(code: str, folder: Path) -> tuple[int, str]:
     done = subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=BLOCK_TIMEOUT_S, check=False
+        ["bash", "-euo", "pipefail", "-c", code],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=BLOCK_TIMEOUT_S,
+        check=False,
     )
-    assert done.returncode == 0, f"{block} ended with {done.returncode}\n{code}\n{done.stdout}\n{done.stderr}"
+    return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, Path], tuple[int, str]]]:
+    """Runs code in a folder, as `python -c` would; its exit status and output."""
+    output = tmp_path_factory.mktemp("python") / "output"
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "warm_python.py")],
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, answers = process.stdin, process.stdout
+
+        def run(code: str, folder: Path) -> tuple[int, str]:
+            asked.write(json.dumps({"folder": str(folder), "code": code, "output": str(output)}) + "\n")
+            asked.flush()
+            late = threading.Timer(BLOCK_TIMEOUT_S, os.killpg, (process.pid, signal.SIGKILL))
+            late.start()
+            answer = answers.readline()
+            late.cancel()
+            return int(answer or -signal.SIGKILL), output.read_text(encoding="utf-8")
+
+        yield run
+        asked.close()  # which ends it
+
+
+def test_warm_python_is_a_python(warm_python: Callable[[str, Path], tuple[int, str]], tmp_path: Path) -> None:
+    assert warm_python("import os; print(os.getcwd(), __name__)", tmp_path) == (0, f"{tmp_path} __main__\n")
+    assert warm_python("import sys; sys.exit(3)", tmp_path) == (3, "")
+    status, output = warm_python("left = 1\n1 / 0", tmp_path)
+    assert (status, output.splitlines()[-1]) == (1, "ZeroDivisionError: division by zero")
+    assert warm_python("print('left' in globals())", tmp_path) == (0, "False\n")
 
 
 def environment() -> dict[str, str]:
