@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deployments.app import build_app
+    from deployments.client import AsyncClient, Client, ClientError, ImageUrl
     from deployments.settings import Settings
 
-__all__ = ["Settings", "build_app"]
+__all__ = ["AsyncClient", "Client", "ClientError", "ImageUrl", "Settings", "build_app"]
 
 _HOME = {
+    "AsyncClient": "deployments.client",
+    "Client": "deployments.client",
+    "ClientError": "deployments.client",
+    "ImageUrl": "deployments.client",
     "Settings": "deployments.settings",
     "build_app": "deployments.app",
 }

@@ -1,4 +1,4 @@
-"""By what name a caller asks for an image again, and where its embedding is kept."""
+"""By what name a caller asks for an image, and where its embedding is kept."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ _ID = re.compile(r"[0-9a-f]{64}")
 @dataclass(frozen=True, slots=True)
 class ImageId:
     """An image that the caller has sent before, by the id of an answer."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUrl:
+    """Where an image is to be had, for the service to fetch; nobody has asked there yet."""
 
     value: str
 

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from deployments import metrics
 from deployments.fetch import Fetcher, FetchError
 from deployments.http.body import media_type, parse_form, parse_json, read_body
 from deployments.http.errors import ApiError
 from deployments.http.fields import F, ImageInput, WithImage, from_form, from_json
-from deployments.image_ids import ImageId
-
-
-@dataclass(frozen=True, slots=True)
-class ImageUrl:
-    """Where an image is to be had; nobody has asked there yet."""
-
-    value: str
+from deployments.image_ids import ImageId, ImageUrl
 
 
 Source = bytes | ImageId | ImageUrl
@@ -67,9 +60,12 @@ async def fetch_image(source: Source, fetcher: Fetcher, deadline: float) -> byte
     if not isinstance(source, ImageUrl):
         return source
     try:
-        return await fetcher.fetch(source.value, deadline)
+        fetched = await fetcher.fetch(source.value, deadline)
     except FetchError as error:
+        metrics.URL_FETCHES.record(1, outcome=error.code)
         raise ApiError(error.code, error.message, "image.value") from None
+    metrics.URL_FETCHES.record(1, outcome="ok")
+    return fetched
 
 
 def base64_length(size: int) -> int:

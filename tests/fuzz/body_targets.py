@@ -16,9 +16,9 @@ from deployments.http.errors import STATUS, ApiError
 from deployments.http.fields import Fields
 from deployments.http.mask_schemas import MasksFields, MasksForm, MasksRequest
 from deployments.http.orders import mask_order_of, order_of
-from deployments.http.reading import ImageUrl, read_request
+from deployments.http.reading import read_request
 from deployments.http.schemas import DetectFields, DetectForm, DetectRequest, SegmentForm, SegmentRequest
-from deployments.image_ids import ImageId
+from deployments.image_ids import ImageId, ImageUrl
 from pipeline.errors import StageError
 
 T = TypeVar("T")
