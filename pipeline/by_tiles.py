@@ -16,14 +16,14 @@ from pipeline.tiling import Tiling
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is kept, best first, its masks, and how many detections each step removed.
+    """What is kept, best first, its masks where they were asked for, and how many detections each step removed.
 
     `detected` and `encoded` are when the detector and the encoder would have been through had they run one after the
     other, on the clock of `time.perf_counter`.
     """
 
     kept: Detections
-    masks: Masks
+    masks: Masks | None
     removed: dict[str, int]
     detected: float
     encoded: float
@@ -35,9 +35,11 @@ def find_by_tiles(
     tiling: Tiling,
     request: DetectRequest,
     selection: SelectionOptions,
-    decoding: DecodeOptions,
+    decoding: DecodeOptions | None,
 ) -> Found:
     """Every tile through the detector; those in which something was found through the segmenter; one answer.
+
+    Without `decoding` no tile is segmented, and boxes stand for masks where tiles overlap.
 
     Raises:
         StageError: as the stages do.
@@ -49,6 +51,9 @@ def find_by_tiles(
         admitted.append(tiling.admit(found, number, selection))
     admitted = limit(admitted)
     detected = time.perf_counter()
+    if decoding is None:
+        boxes, _, removed = merge(tiling, admitted, None, selection)
+        return Found(boxes, None, removed, detected, detected)
     masks, encoding = [], 0.0
     for region, one in zip(tiling.regions, admitted, strict=True):
         if not len(one.kept):

@@ -93,6 +93,7 @@ class TextToMask:
         multimask: bool = False,
         tile: Literal["auto"] | Mapping[str, int] | None = None,
         raw: bool = False,
+        masks: bool = True,
     ) -> Result:
         """Finds and masks every instance of the classes that `prompt` names.
 
@@ -108,6 +109,7 @@ class TextToMask:
             raw: as the published COCO evaluation: the best `max_detections` pairs of a box and a class, by mean token
                 probability (which is both scores). Thresholds, a class's own too, and NMS do not apply, areas do; a
                 negative prompt is refused.
+            masks: False: boxes alone, as `POST /v1/detect`; the segmenter does not run.
 
         Returns:
             instances by falling score; masks as RLE of the upright image.
@@ -131,24 +133,25 @@ class TextToMask:
             raw=raw,
         )
         tile_size = None if tile is None else parse_tile(tile)
+        decoding = DecodeOptions(multimask) if masks else None
         pixels = load_image(image)
         tiling = plan((pixels.shape[0], pixels.shape[1]), tile_size, self.detector.arch.short_side, request)
         if tiling is not None:
             stages = self.detector, self.image_encoder, self.mask_decoder
-            found = find_by_tiles(stages, pixels, tiling, request, options, DecodeOptions(multimask))
+            found = find_by_tiles(stages, pixels, tiling, request, options, decoding)
             timings_ms = _timings_ms(start, detect=found.detected, encode=found.encoded)
             return assemble(request, found.kept, found.removed, found.masks, model=self.name, timings_ms=timings_ms)
         detections = self.detector.detect(pixels, request)
         detected = time.perf_counter()
         kept, removed = select(detections, options)
-        masks = Masks.empty()
+        decoded = None if decoding is None else Masks.empty()
         encoded = detected
-        if len(kept):
+        if decoding is not None and len(kept):
             embedding = self.image_encoder.encode(pixels)
             encoded = time.perf_counter()
-            masks = self.mask_decoder.decode(embedding, MaskPrompts(boxes=kept.boxes), DecodeOptions(multimask))
+            decoded = self.mask_decoder.decode(embedding, MaskPrompts(boxes=kept.boxes), decoding)
         timings_ms = _timings_ms(start, detect=detected, encode=encoded)
-        return assemble(request, kept, removed, masks, model=self.name, timings_ms=timings_ms)
+        return assemble(request, kept, removed, decoded, model=self.name, timings_ms=timings_ms)
 
     def masks(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from pathlib import Path
 
@@ -30,7 +29,9 @@ def complaint(*arguments: str) -> str:
 
 
 def test_version() -> None:
-    assert run("--version").stdout == f"{__version__}\n"
+    first, *others = run("--version").stdout.splitlines()
+    assert first == __version__
+    assert [line.partition(" ")[0] for line in others] == ["torch", "ray"]
 
 
 @pytest.mark.parametrize("command", ["predict", "serve", "keys", "models", "download"])
@@ -74,15 +75,3 @@ def test_a_taken_port_is_said_before_anything_starts() -> None:
 
 def test_a_host_that_is_not_ours_is_said_too() -> None:
     assert "cannot listen on 192.0.2.77" in complaint("serve", "--host", "192.0.2.77")
-
-
-@pytest.mark.parametrize("target", ["none/overlay.png", "overlay.nonsense"])
-def test_an_overlay_that_cannot_be_written_is_said_without_a_traceback(tmp_path: Path, target: str) -> None:
-    pytest.importorskip("torch")
-    image = tmp_path / "a.png"
-    image.write_bytes(picture((60, 80)))
-    result = run("predict", str(image), "red circle", "--overlay", str(tmp_path / target))
-    assert result.exit_code == 2
-    assert json.loads(result.stdout)["image"] == {"width": 80, "height": 60}  # the answer itself is not lost
-    assert "cannot write the picture" in result.stderr
-    assert "Traceback" not in result.stderr
