@@ -15,7 +15,7 @@ from deployments.admission_settings import AdmissionSettings
 from deployments.auth_settings import AuthSettings
 from deployments.fetch import Fetcher
 from deployments.fetch_settings import FetchSettings
-from deployments.http import docs_page, errors, openapi
+from deployments.http import docs_page, errors, openapi, page
 from deployments.http.admission import Admission
 from deployments.http.answers import answering, in_pieces, request_id, wants_picture
 from deployments.http.arrival import Arrival
@@ -148,6 +148,7 @@ def build(
     for path, probe in (("/healthz", healthz), ("/readyz", readyz)):  # an operation of two methods has no id of its own
         app.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
     docs_page.install(app)
+    page.install(app)
     limits = published(ingress.limits, max_timeout_s=max_timeout_s, max_body_s=body_s, admission=admission)
     openapi.install(app, limits)
     # The layer that is added last is the outermost.
