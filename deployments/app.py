@@ -7,6 +7,7 @@ serve`.
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -44,13 +45,15 @@ def build_app(args: dict[str, Any]) -> Application:
     auth = keys.gather(settings.auth)
     offer = catalogue(settings)
 
+    log = settings.logging
+    deploy = partial(_deploy, log.of_serve())
     # Each model is one deployment; handles of all of them are arguments of the ingress.
     detectors = {
-        name: _deploy(DetectorDeployment, f"detector-{name}", one.deployment, one.bundle, one.deployment)
+        name: deploy(DetectorDeployment, f"detector-{name}", one.deployment, one.bundle, one.deployment)
         for name, one in offer.detectors.items()
     }
     image_encoders = {
-        name: _deploy(
+        name: deploy(
             ImageEncoderDeployment,
             f"image-encoder-{name}",
             one.image_encoder,
@@ -61,7 +64,7 @@ def build_app(args: dict[str, Any]) -> Application:
         for name, one in offer.segmenters.items()
     }
     mask_decoders = {
-        name: _deploy(MaskDecoderDeployment, f"mask-decoder-{name}", one.mask_decoder, one.bundle, one.mask_decoder)
+        name: deploy(MaskDecoderDeployment, f"mask-decoder-{name}", one.mask_decoder, one.bundle, one.mask_decoder)
         for name, one in offer.segmenters.items()
     }
     options = IngressOptions(
@@ -72,12 +75,17 @@ def build_app(args: dict[str, Any]) -> Application:
         admission=settings.admission,
         detect_first=settings.detect_first,
         id_secret=settings.id_secret or secrets.token_hex(32),  # one for all ingress replicas
+        access_log=log.access,
     )
     ingress = serve.ingress()(IngressDeployment)
-    return _deploy(ingress, "ingress", settings.ingress, detectors, image_encoders, mask_decoders, options)
+    # Its own access line says more than Serve's: one of them is enough.
+    deploy = partial(_deploy, log.of_serve(access=False))
+    return deploy(ingress, "ingress", settings.ingress, detectors, image_encoders, mask_decoders, options)
 
 
-def _deploy(kind: type, name: str, replicas: Replicas, *arguments: Any, **options: Any) -> Application:
+def _deploy(
+    logging_config: dict[str, object], kind: type, name: str, replicas: Replicas, *arguments: Any, **options: Any
+) -> Application:
     """`kind(*arguments)` as a deployment called `name`, placed as `replicas` says."""
     scale: dict[str, Any] = {"num_replicas": replicas.num_replicas}
     if replicas.autoscaling is not None:
@@ -90,6 +98,7 @@ def _deploy(kind: type, name: str, replicas: Replicas, *arguments: Any, **option
         graceful_shutdown_timeout_s=replicas.graceful_shutdown_timeout_s,
         graceful_shutdown_wait_loop_s=0.5,  # Serve's 2 s would be the least time for any stop
         health_check_period_s=replicas.health_check_period_s,
+        logging_config=logging_config,
         **scale,
         **options,
     )

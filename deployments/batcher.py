@@ -14,9 +14,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from deployments import tracing
 from deployments.logs import LOGGER
+from deployments.stage_meter import StageMeter, Waited
 from pipeline.errors import StageError
 
 logger = logging.getLogger(LOGGER)
@@ -32,6 +34,8 @@ class _Waiting(Generic[Item, Raw]):
     cost: int
     deadline: float | None
     future: asyncio.Future[Raw]
+    since: float  # time.perf_counter()
+    trace: Any
 
 
 class Batcher(Generic[Item, Raw]):
@@ -46,6 +50,7 @@ class Batcher(Generic[Item, Raw]):
         max_batch_size: most items in a batch.
         max_batch_cost: most summed cost in a batch, in the unit that the caller submits; None for no such limit.
         clock: Unix time in seconds, against which deadlines are read.
+        meter: is told of every batch and of what was dropped.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Batcher(Generic[Item, Raw]):
         max_batch_size: int,
         max_batch_cost: int | None = None,
         clock: Callable[[], float] = time.time,
+        meter: StageMeter | None = None,
     ) -> None:
         if max_batch_size < 1 or (max_batch_cost is not None and max_batch_cost < 1):
             raise ValueError("max_batch_size and max_batch_cost must be at least 1")
@@ -62,6 +68,7 @@ class Batcher(Generic[Item, Raw]):
         self._max_size = max_batch_size
         self._max_cost = max_batch_cost
         self._clock = clock
+        self._meter = meter
         self._queues: OrderedDict[Hashable, deque[_Waiting[Item, Raw]]] = OrderedDict()  # in the order of their turns
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._worker: asyncio.Task[None] | None = None
@@ -85,7 +92,9 @@ class Batcher(Generic[Item, Raw]):
         if self._closed:
             raise _shutting_down()
         loop = asyncio.get_running_loop()
-        waiting: _Waiting[Item, Raw] = _Waiting(item, cost, deadline, loop.create_future())
+        waiting: _Waiting[Item, Raw] = _Waiting(
+            item, cost, deadline, loop.create_future(), time.perf_counter(), tracing.here()
+        )
         self._queues.setdefault(key, deque()).append(waiting)
         if self._worker is None:
             # The task starts after everything that is ready now, so items submitted together share a batch.
@@ -138,8 +147,10 @@ class Batcher(Generic[Item, Raw]):
         while queue and len(batch) < self._max_size:
             waiting = queue[0]
             if waiting.future.done():
+                self._dropped("cancelled")
                 queue.popleft()
             elif self._expired(waiting):
+                self._dropped("deadline")
                 queue.popleft().future.set_exception(_too_late())
             elif batch and self._max_cost is not None and cost + waiting.cost > self._max_cost:
                 break
@@ -151,7 +162,7 @@ class Batcher(Generic[Item, Raw]):
     def _compute(self, batch: list[_Waiting[Item, Raw]]) -> list[Raw | StageError]:
         """On the model thread. Never raises: whatever happens, each item gets an outcome."""
         try:
-            return self._run([waiting.item for waiting in batch])
+            return self._run(batch)
         except BaseException as error:  # also SystemExit from a library: nobody may wait for ever
             if len(batch) == 1:
                 return [_as_stage_error(error)]
@@ -160,16 +171,26 @@ class Batcher(Generic[Item, Raw]):
 
     def _run_alone(self, waiting: _Waiting[Item, Raw]) -> Raw | StageError:
         if waiting.future.done():
+            self._dropped("cancelled")
             return StageError("cancelled", "the caller went away")
         if self._expired(waiting):
+            self._dropped("deadline")
             return _too_late()
         return self._compute([waiting])[0]
 
-    def _run(self, items: list[Item]) -> list[Raw | StageError]:
-        outcomes = list(self._forward(items))
-        if len(outcomes) != len(items):
-            raise RuntimeError(f"forward returned {len(outcomes)} outcomes for {len(items)} items")
+    def _run(self, batch: list[_Waiting[Item, Raw]]) -> list[Raw | StageError]:
+        begin = time.perf_counter()
+        outcomes = list(self._forward([waiting.item for waiting in batch]))
+        if len(outcomes) != len(batch):
+            raise RuntimeError(f"forward returned {len(outcomes)} outcomes for {len(batch)} items")
+        if self._meter is not None:
+            items = [Waited(waiting.since, waiting.trace) for waiting in batch]
+            self._meter.batch(items, sum(waiting.cost for waiting in batch), begin, time.perf_counter())
         return outcomes
+
+    def _dropped(self, reason: str) -> None:
+        if self._meter is not None:
+            self._meter.dropped(reason)
 
     def _expired(self, waiting: _Waiting[Item, Raw]) -> bool:
         return waiting.deadline is not None and self._clock() >= waiting.deadline

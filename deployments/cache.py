@@ -80,6 +80,11 @@ class Flights(Generic[T]):
     def __init__(self) -> None:
         self._flights: dict[Any, _Flight[T]] = {}
 
+    def under_way(self, key: Any) -> bool:
+        """Whether `join` would wait for another's work."""
+        flight = self._flights.get(key)
+        return flight is not None and not flight.task.cancelling()
+
     async def join(self, key: Any, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The outcome of `work`, or of another's that began before under the same key.
 

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import Any, TypeVar
 
+from deployments import metrics
 from deployments.retry import StageLostError, with_retries
 from deployments.stage_clients import Pending, Stages
 from pipeline.stages import DecodeOptions, Detections, DetectRequest, Embedding, MaskPrompts, Masks, Region
@@ -53,6 +54,8 @@ class Calls:
         """The detector's candidates for `request`, in the frame of its region."""
 
         async def attempt(number: int) -> Detections:
+            if number:
+                metrics.RETRIES.record(1, stage="detector")
             # What was held may be what was lost, so another attempt holds the bytes anew.
             image = self._stages.hold(self._image) if number else self._held
             return await self._await(self._stages.detect(image, request, self._deadline))
@@ -68,8 +71,11 @@ class Calls:
     async def decode(self, encoding: Encoding, prompts: MaskPrompts, options: DecodeOptions) -> Masks:
         """Finished masks for `prompts`, in the frame of the encoding's region."""
 
-        async def attempt(_: int) -> Masks:
+        async def attempt(number: int) -> Masks:
+            if number:
+                metrics.RETRIES.record(1, stage="mask_decoder")
             if encoding.pending is None:  # the retry unit is what comes after the lost object
+                metrics.RETRIES.record(1, stage="image_encoder")
                 encoding.pending = self._encode(self._stages.hold(self._image), encoding.region)
             try:
                 masks = await self._await(self._stages.decode(encoding.pending, prompts, options, self._deadline))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from deployments.refusals import as_value
 from deployments.stage_runner import StageRunner, model_threads
 from deployments.stage_settings import StageSettings
 from pipeline.bundle import Bundle
@@ -18,13 +19,18 @@ class DetectorDeployment:
     """`detect` for many callers. The constructor returns when the model is warm."""
 
     def __init__(self, bundle: Bundle, settings: StageSettings) -> None:
+        from deployments import ray_metrics
         from pipeline.detector import Detector  # torch: in the replica, not where the app is built
 
+        ray_metrics.install()
         self._stage = Detector.from_bundle(bundle, device=settings.device, threads=model_threads(settings.threads))
-        self._runner: StageRunner[Any, Any, Detections] = StageRunner(self._stage, settings)
+        self._runner: StageRunner[Any, Any, Detections] = StageRunner(
+            self._stage, settings, name="detector", model=bundle.name
+        )
         image = np.full((480, 640, 3), 127, np.uint8)
         self._runner.warm_up(lambda: self._stage.prepare(image, _WARM_UP))
 
+    @as_value
     async def detect(self, image: ImageSource, request: DetectRequest, deadline: float | None = None) -> Detections:
-        """Candidate boxes, in pixels of the upright image. Raises StageError; see `pipeline.detector.Detector`."""
+        """Candidate boxes, in pixels of the upright image. Or a StageError; see `pipeline.detector.Detector`."""
         return await self._runner.run(lambda: self._stage.prepare(image, request), deadline)

@@ -127,13 +127,14 @@ class Ingress:
 
     async def overlay(
         self, image: bytes | ImageId, order: Order, model: ServedModel, deadline: float, tenant: str = ""
-    ) -> bytes:
-        """The image with the answer drawn into it, as PNG. Arguments and errors as those of `segment`."""
+    ) -> tuple[bytes, Result]:
+        """The image with the answer drawn in, as PNG, and the answer. Arguments and errors as `segment` has them."""
         async with asyncio.timeout(deadline - time.time()):
             picture = await self._sources.picture(image, model.stages, tenant)
             result = await self._segment(picture, order, model, deadline)
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._drawing, _draw, picture.data, result, self.limits, deadline)
+            drawn = await loop.run_in_executor(self._drawing, _draw, picture.data, result, self.limits, deadline)
+            return drawn, result
 
     async def _segment(self, picture: Picture, order: Order, model: ServedModel, deadline: float) -> Result:
         tiling = plan(picture.size, order.tile, model.short_side, order.detect)

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments import keys
+from deployments import keys, ray_metrics
 from deployments.admission_settings import AdmissionSettings, Limits
 from deployments.auth_settings import AuthSettings
 from deployments.catalogue import Pair
@@ -36,6 +36,7 @@ class IngressOptions:
     admission: AdmissionSettings
     detect_first: bool
     id_secret: str
+    access_log: bool
 
     def __repr__(self) -> str:  # it is printed in logs and in Serve's status: the secret is not
         return f"IngressOptions({', '.join(pair.name for pair in self.pairs)})"
@@ -56,6 +57,7 @@ class IngressDeployment:
         self, detectors: Handles, image_encoders: Handles, mask_decoders: Handles, options: IngressOptions
     ) -> None:
         keys.check(options.auth)
+        ray_metrics.install()
         models = tuple(
             ServedModel(
                 pair.name,
@@ -84,4 +86,6 @@ class IngressDeployment:
             auth=self._options.auth,
             fetcher=Fetcher(self._options.fetch, limits.max_image_bytes),
             admission=self._options.admission,
+            access_log=self._options.access_log,
+            behind_serve=True,
         )

@@ -19,24 +19,35 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 OBJECT_STORE_BYTES = 512 * 2**20  # encoded images and embeddings under way; fits the 1 GB /dev/shm of many machines
 
+_PROXY = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy_layers.layers"}
+
 
 class PortTakenError(OSError):
     """Somebody else listens there."""
 
 
 @contextmanager
-def running(args: Mapping[str, Any], http_options: Mapping[str, Any], *, insecure: bool = False) -> Iterator[str]:
+def running(
+    args: Mapping[str, Any],
+    http_options: Mapping[str, Any],
+    *,
+    insecure: bool = False,
+    metrics_port: int | None = None,
+) -> Iterator[str]:
     """The app of `args` (see `app.build_app`) while the block lasts; gives its base URL.
 
     It is warm when the block begins. When the block ends, also by an exception, Ctrl-C or SIGTERM, everything that was
     started is stopped. Nothing is reported to anyone: Ray's usage statistics are switched off. Who is asked for a key,
-    `with_auth` decides.
+    `with_auth` decides. Without `metrics_port` no metrics are collected; with it, whoever reaches the machine reads
+    them there, for Ray opens it on all addresses.
 
     Raises:
         PortTakenError, SettingsError, BundleError: nothing was started. RuntimeError: a stage did not come up.
     """
     options = {"host": DEFAULT_HOST, "port": DEFAULT_PORT, **http_options}
     check_port(options["host"], options["port"])
+    if metrics_port is not None:
+        check_port("0.0.0.0", metrics_port)
     args = with_auth(args, options["host"], insecure=insecure)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before ray is imported: it is read then
     # Replicas log to /tmp/ray/session_latest/logs/serve; here only what goes wrong is of interest.
@@ -47,19 +58,23 @@ def running(args: Mapping[str, Any], http_options: Mapping[str, Any], *, insecur
     from deployments.app import build_app
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    settings = from_args(args)
     app = build_app(dict(args))  # before anything is started: most mistakes show here
     try:
         # A Ray of its own ("local"), even where another one runs: for that there is `serve deploy`.
-        with _sigint_later():
+        with _sigint_later(), _environment({**_PROXY, **settings.tracing.environment()}):
             ray.init(
                 address="local",
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
+                _metrics_export_port=metrics_port,
+                # Ray would choose a port by itself, and listen there on all addresses.
+                _system_config={"enable_metrics_collection": metrics_port is not None},
             )
         with _sigterm_as_exit():  # after ray.init, which sets a handler that ends the process on the spot
-            serve.start(http_options=options)
+            serve.start(http_options=options, logging_config=settings.logging.of_serve())
             try:
                 serve.run(app, name=APP_NAME, route_prefix="/")
                 yield f"http://{_in_url(options['host'])}:{options['port']}"
@@ -118,6 +133,18 @@ def check_port(host: str, port: int) -> None:
 def _in_url(host: str) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """`values` for the processes that start in the block, where nothing else was said."""
+    missing = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from deployments.refusals import as_value
 from deployments.stage_runner import StageRunner, model_threads
 from deployments.stage_settings import StageSettings
 from pipeline.bundle import Bundle
@@ -17,17 +18,22 @@ class MaskDecoderDeployment:
     """`decode` for many callers. The constructor returns when the model is warm."""
 
     def __init__(self, bundle: Bundle, settings: StageSettings) -> None:
+        from deployments import ray_metrics
         from pipeline.mask_decoder import MaskDecoder  # torch: in the replica, not where the app is built
 
+        ray_metrics.install()
         self._stage = MaskDecoder.from_bundle(bundle, device=settings.device, threads=model_threads(settings.threads))
-        self._runner: StageRunner[Any, Any, Masks] = StageRunner(self._stage, settings)
+        self._runner: StageRunner[Any, Any, Masks] = StageRunner(
+            self._stage, settings, name="mask_decoder", model=bundle.name
+        )
         embedding, prompts = _blank(bundle.architecture)
         self._runner.warm_up(lambda: self._stage.prepare(embedding, prompts, DecodeOptions()))
 
+    @as_value
     async def decode(
         self, embedding: Embedding, prompts: MaskPrompts, options: DecodeOptions, deadline: float | None = None
     ) -> Masks:
-        """Finished masks, one a prompt. Raises StageError; see `pipeline.mask_decoder.MaskDecoder`."""
+        """Finished masks, one a prompt. Or a StageError; see `pipeline.mask_decoder.MaskDecoder`."""
         return await self._runner.run(lambda: self._stage.prepare(embedding, prompts, options, deadline), deadline)
 
 

@@ -11,6 +11,7 @@ from ray import exceptions
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
+from deployments.refusals import raised
 from deployments.retry import StageLostError
 from pipeline.errors import StageError
 from pipeline.stages import DecodeOptions, Detections, DetectRequest, Embedding, MaskPrompts, Masks, Region
@@ -28,7 +29,7 @@ _LOST = (
 
 
 class RayCall(Generic[T]):
-    """A `DeploymentResponse` whose failures are `StageError` or `StageLostError`."""
+    """A `DeploymentResponse` whose refusals, which are values, and failures are `StageError` or `StageLostError`."""
 
     def __init__(self, response: Any) -> None:  # typed so that handles, which do not know their methods, fit
         self.response: DeploymentResponse[T] = response
@@ -38,9 +39,10 @@ class RayCall(Generic[T]):
 
     async def _value(self) -> T:
         try:
-            return await self.response
+            value = await self.response
         except Exception as error:
             raise meaning(error) from None
+        return raised(value)
 
     async def ready(self) -> None:
         """Wait for the value's presence: Ray then tells this process where it is, and does not send it."""

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from deployments.admission_settings import AdmissionSettings, Limits
 from deployments.auth_settings import AuthSettings
 from deployments.fetch_settings import FetchSettings
+from deployments.observe_settings import LoggingSettings, TracingSettings
 from deployments.stage_settings import (
     DetectorSettings,
     ImageEncoderSettings,
@@ -94,6 +95,8 @@ class Settings(Section):
     image_encoder: ImageEncoderSettings = ImageEncoderSettings()
     mask_decoder: MaskDecoderSettings = MaskDecoderSettings()
     ingress: IngressSettings = IngressSettings()
+    logging: LoggingSettings = LoggingSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @model_validator(mode="after")
     def _refuses_at_once(self) -> Settings:

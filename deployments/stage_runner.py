@@ -10,8 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from deployments import tracing
 from deployments.batcher import Batcher
 from deployments.logs import LOGGER
+from deployments.stage_meter import StageMeter
 from deployments.stage_settings import StageSettings
 from pipeline.errors import StageError
 from pipeline.stages import Splittable, Stage
@@ -32,16 +34,28 @@ class StageRunner(Generic[Item, Raw, Output]):
             `max_batch_cost` runs in parts.
         settings: batch limits, and how many threads do the CPU work.
         clock: Unix time in seconds, against which deadlines are read.
+        name, model: what metrics call the stage and its model.
     """
 
     def __init__(
-        self, stage: Stage[Item, Raw, Output], settings: StageSettings, clock: Callable[[], float] = time.time
+        self,
+        stage: Stage[Item, Raw, Output],
+        settings: StageSettings,
+        clock: Callable[[], float] = time.time,
+        *,
+        name: str = "stage",
+        model: str = "",
     ) -> None:
         self._stage = stage
         self._max_cost = settings.max_batch_cost
         self._clock = clock
+        self._meter = StageMeter(name, model, settings)
         self._batcher: Batcher[Item, Raw] = Batcher(
-            stage.forward, max_batch_size=settings.max_batch_size, max_batch_cost=settings.max_batch_cost, clock=clock
+            stage.forward,
+            max_batch_size=settings.max_batch_size,
+            max_batch_cost=settings.max_batch_cost,
+            clock=clock,
+            meter=self._meter,
         )
         self._pool = ThreadPoolExecutor(settings.cpu_threads, thread_name_prefix="cpu")
 
@@ -61,30 +75,36 @@ class StageRunner(Generic[Item, Raw, Output]):
         Raises:
             StageError: always this, whatever failed, so that no exception text leaves the replica.
         """
-        item = await self._in_pool(prepare, deadline)
+        item = await self._in_pool("prepare", prepare, deadline)
         if not isinstance(self._stage, Splittable):
             return await self._part(item, deadline)
         # One part after another: each queues anew, so that others take their turn in between, and what is given up or
         # late meanwhile ends there.
         merge = self._stage.merge
         outputs = [await self._part(part, deadline) for part in self._stage.split(item, self._max_cost)]
-        return outputs[0] if len(outputs) == 1 else await self._in_pool(lambda: merge(item, outputs), deadline)
+        return (
+            outputs[0] if len(outputs) == 1 else await self._in_pool("finish", lambda: merge(item, outputs), deadline)
+        )
 
     async def _part(self, item: Item, deadline: float | None) -> Output:
         raw = await self._batcher.submit(
             item, key=self._stage.batch_key(item), cost=self._stage.cost(item), deadline=deadline
         )
-        return await self._in_pool(lambda: self._stage.finish(item, raw), deadline)
+        return await self._in_pool("finish", lambda: self._stage.finish(item, raw), deadline)
 
     async def close(self) -> None:
         await self._batcher.close()
         self._pool.shutdown()
 
-    async def _in_pool(self, work: Callable[[], T], deadline: float | None) -> T:
+    async def _in_pool(self, step: str, work: Callable[[], T], deadline: float | None) -> T:
+        trace = tracing.here()
+
         def guarded() -> T:
             # Checked when a thread takes it up: what waited too long, or was given up, is not computed.
             if deadline is not None and self._clock() >= deadline:
+                self._meter.dropped("deadline")
                 raise StageError("deadline_exceeded", "the request's time was over before it was computed")
+            begin = time.perf_counter()
             try:
                 return work()
             except StageError:
@@ -92,6 +112,8 @@ class StageRunner(Generic[Item, Raw, Output]):
             except Exception as error:
                 logger.exception("A stage failed on one item.")
                 raise StageError("internal", "the service failed on this request") from error
+            finally:
+                self._meter.step(step, begin, time.perf_counter(), trace)
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, guarded)
 

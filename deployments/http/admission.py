@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.body import announced_length
 from deployments.http.errors import ApiError, error_response
+from deployments.http.facts import facts
 
 PREFIX = "/v1/"
 
@@ -38,6 +39,7 @@ class Admission:
         length = announced_length(scope["headers"]) or 0
         held = length if length <= self._max_body_bytes else 0
         if self._requests >= self._max_requests or not self._fits(held):
+            facts().limit = "bytes" if self._requests < self._max_requests else "requests"
             return await error_response(ApiError("overloaded"))(scope, receive, send)
         read = 0
 
@@ -47,6 +49,7 @@ class Admission:
             read += len(message.get("body", b""))
             more = max(0, read - held)
             if not self._fits(more):
+                facts().limit = "bytes"
                 raise ApiError("overloaded")
             self._body_bytes += more
             held += more

@@ -6,8 +6,6 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
-from uuid import uuid4
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -17,7 +15,6 @@ from deployments.http import errors
 
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the logs do
 _WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def answering(route: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -51,12 +48,6 @@ async def in_pieces(pieces: Iterable[str], deadline: float) -> Response:
 
     async with asyncio.timeout(deadline - time.time()):
         return Response(await asyncio.to_thread(join), media_type="application/json")
-
-
-def request_id(request: Request) -> str:
-    """The caller's `x-request-id` where it is harmless, else a new one. Serve's proxy puts it into the headers."""
-    given: Any = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else str(uuid4())
 
 
 def wants_picture(request: Request) -> bool:

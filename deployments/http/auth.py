@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.auth_settings import KeyEntry, digest_of
 from deployments.http.errors import ApiError, error_response
+from deployments.http.facts import facts
 
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})  # they show no model and no data
 STATIC_PREFIX = "/static/"
@@ -55,6 +56,7 @@ class Authenticate:
             return await self._app(_without_key(scope), receive, send)
         owner = self._owner_of(given)
         if owner is not None:
+            facts().owner = owner
             return await self._app(_without_key(scope, tenant=owner), receive, send)
         if scope["type"] == "http":
             refusal = error_response(ApiError("unauthenticated"), {"www-authenticate": "Bearer"})

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from deployments.http.facts import facts
 from deployments.logs import LOGGER
 from deployments.retry import StageLostError
 from pipeline.errors import StageError
@@ -69,6 +70,7 @@ class ApiError(Exception):
 def error_response(error: ApiError | StageError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The answer for `error`, in the one format."""
     status = STATUS[error.code]
+    facts().code = error.code
     content = {"error": {"code": error.code, "message": error.message, "param": error.param}}
     extra = {"retry-after": RETRY_AFTER_SECONDS} if status in (429, 503) else {}
     return JSONResponse(content, status, {**extra, **(headers or {})})

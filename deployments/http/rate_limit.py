@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.http.auth import tenant_of
 from deployments.http.errors import ApiError, error_response
+from deployments.http.facts import facts
 
 BURST_S = 10  # the requests of so many seconds may come at once, one at least: a minute may see a sixth more
 
@@ -37,6 +38,7 @@ class RateLimit:
         wait_s = 0.0 if bucket is None else bucket.take(self._clock())
         if not wait_s:
             return await self._app(scope, receive, send)
+        facts().limit = "rate_limit"
         refusal = error_response(ApiError("rate_limited"), {"retry-after": str(math.ceil(wait_s))})
         return await refusal(scope, receive, send)
 

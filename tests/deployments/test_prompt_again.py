@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ pytest.importorskip("torch")
 from deployments.detector import DetectorDeployment
 from deployments.image_encoder import ImageEncoderDeployment
 from deployments.mask_decoder import MaskDecoderDeployment
+from deployments.refusals import raised
 
 PICTURE = (Path(__file__).parents[2] / "pipeline" / "tiny" / "demo.png").read_bytes()
 FAR = 2e9  # Unix time, in 2033
@@ -58,19 +60,26 @@ class LocalStages:
         return image
 
     def detect(self, image: bytes, request: DetectRequest, deadline: float | None) -> LocalCall[Any]:
-        return LocalCall(self.detector.detect(image, request, deadline))
+        return _call(self.detector.detect(image, request, deadline))
 
     def encode(self, image: bytes, key: str | None, region: Any, deadline: float | None) -> LocalCall[Any]:
-        return LocalCall(self.encoder.encode(image, key, region, deadline))
+        return _call(self.encoder.encode(image, key, region, deadline))
 
     def recall(self, key: str) -> LocalCall[bytes]:
-        return LocalCall(self.encoder.recall(key))
+        return _call(self.encoder.recall(key))
 
     def decode(self, embedding: Any, prompts: Any, options: DecodeOptions, deadline: float | None) -> LocalCall[Any]:
         async def after() -> Any:
             return await self.decoder.decode(await embedding, prompts, options, deadline)
 
-        return LocalCall(after())
+        return _call(after())
+
+
+def _call(answer: Awaitable[Any]) -> LocalCall[Any]:
+    async def value() -> Any:
+        return raised(await answer)
+
+    return LocalCall(value())
 
 
 class Asker:
