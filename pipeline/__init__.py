@@ -33,7 +33,10 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    try:
+        value = getattr(import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error.msg}; pip install 'text2mask[local]'", name=error.name) from error
     globals()[name] = value  # the next look-up finds it without coming here
     return value
 

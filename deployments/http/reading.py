@@ -13,7 +13,6 @@ from deployments.http.errors import ApiError
 from deployments.http.fields import F, ImageInput, WithImage, from_form, from_json
 from deployments.image_ids import ImageId, ImageUrl
 
-
 Source = bytes | ImageId | ImageUrl
 """An encoded image, or what leads to it."""
 
