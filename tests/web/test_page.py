@@ -1,0 +1,350 @@
+"""The page in Chromium, over stages that answer by rule: each class is a column of the picture, and its mask the box."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, Route, expect
+
+from deployments.auth_settings import AuthSettings, KeyEntry
+from pipeline.errors import StageError
+from pipeline.image import decode
+from pipeline.palette import class_colour
+from tests.configs.front import Upstream, serving
+from tests.deployments.fakes import FakeStages, picture
+from tests.deployments.service import Service
+from tests.web.browsing import Screen, needs_browser
+from tests.web.conftest import Open
+
+pytestmark = needs_browser
+
+SIZE = (60, 90)  # height, width
+PICTURE = picture(SIZE)
+KEY = "t2m_right"
+HOSTILE = "<img src=x onerror=document['title']=1>"
+
+
+@pytest.fixture(scope="module")
+def fakes() -> Iterator[tuple[FakeStages, str]]:
+    service = Service()
+    with serving(Upstream(service.app)) as upstream:
+        yield service.stages, f"http://127.0.0.1:{upstream.port}"
+
+
+@pytest.fixture
+def screen(fakes: tuple[FakeStages, str], open_page: Open) -> Screen:
+    return open_page(fakes[1])
+
+
+def columns(screen: Screen) -> list[bool]:
+    """Whether the thirds of the picture are covered, left to right."""
+    alpha = screen.masks_at(SIZE)[30, [15, 45, 75], 3]
+    return [bool(value) for value in alpha]
+
+
+def test_classes_and_instances_are_switched_off_and_on(screen: Screen) -> None:
+    screen.upload(PICTURE)
+    screen.ask("car, wheel, door")
+    screen.says("3 found")
+    assert columns(screen) == [True] * 3
+    red, green, blue, alpha = screen.masks_at(SIZE)[30, 45].tolist()
+    assert np.abs(np.array([red, green, blue]) - class_colour(1)).max() <= 2  # as far as half transparent colours go
+    assert 100 < alpha < 255
+    screen.page.get_by_label("wheel", exact=True).uncheck()
+    assert columns(screen) == [True, False, True]
+    screen.page.keyboard.press("a")
+    assert columns(screen) == [True] * 3
+    screen.page.keyboard.press("a")
+    assert columns(screen) == [False] * 3
+    expect(screen["save-png"]).to_be_disabled()
+
+
+def test_sliders_stop_at_the_floor_and_say_so(screen: Screen) -> None:
+    screen.upload(PICTURE)
+    screen.ask("car, wheel, door")  # scores 0.9, 0.7, 0.5; text scores 0.1 less
+    sent = len(screen.requests)
+    for box, text, kept in [(0.5, 0, 3), (0.51, 0, 2), (0.1, 0.61, 1), (0.1, 0.59, 2), (0.95, 0, 0), (0.1, 0, 3)]:
+        screen.slide("box", box)
+        screen.slide("text", text)
+        assert sum(columns(screen)) == kept, (box, text)
+        assert len(screen.rows()) == kept
+        if not kept:
+            expect(screen["nothing"]).to_contain_text("lower the sliders")
+    expect(screen["floor"]).to_contain_text("nothing below 0.10")
+    assert len(screen.requests) == sent == 1
+
+
+def test_a_hostile_label_is_text(screen: Screen) -> None:
+    screen.upload(PICTURE, HOSTILE.replace("/", "") + ".png")
+    screen.ask(HOSTILE)
+    screen.says("1 found")
+    assert screen.rows() == [HOSTILE]
+    screen.click((45, 30), SIZE)
+    expect(screen["tip"]).to_be_hidden()
+    expect(screen["stage-help"]).to_contain_text(HOSTILE)
+    assert screen.page.locator("main img:not(#samples img)").count() == 0
+    assert screen.page.title() == "text2mask"
+
+
+def test_an_image_that_is_not_kept_any_more_is_sent_once_more(screen: Screen, fakes: tuple[FakeStages, str]) -> None:
+    screen.upload(PICTURE)
+    screen.ask("car")
+    screen.ask("wheel")
+    fakes[0].kept.clear()
+    screen.ask("door")
+    screen.says("1 found")
+    kinds = [request.headers["content-type"].partition(";")[0] for request in screen.requests]
+    assert kinds == ["multipart/form-data", "application/json", "application/json", "multipart/form-data"]
+
+
+def test_points_go_with_the_box_and_can_be_taken_back(screen: Screen) -> None:
+    screen.upload(PICTURE)
+    screen.ask("car, wheel, door")
+    screen.click((45, 30), SIZE)  # picks
+    screen.click((46, 31), SIZE)
+    screen.refined()
+    screen.click((40, 10), SIZE, modifiers=["Shift"])
+    expect(screen["status"]).to_contain_text("2 points")
+    screen["marks"].get_by_text("not part").click()
+    screen.click((41, 11), SIZE)
+    expect(screen["status"]).to_contain_text("3 points")
+    first, second, third = (request.post_data_json for request in screen.requests[1:])
+    assert first["image"]["type"] == "id"
+    assert first["boxes"] == [[30, 0, 60, 60]]
+    assert "mask_input" not in first
+    assert np.abs(np.array(first["points"]) - [[[46, 31, 1]]]).max() < 1
+    assert [point[2] for point in third["points"][0]] == [1, 0, 0]
+    assert second["mask_input"][0]["shape"] == [12, 12]
+    for left in (2, 1, 0):
+        expect(screen["undo"]).to_be_enabled()
+        screen.page.keyboard.press("z")
+        assert bool(left) == screen["undo"].is_enabled()
+    assert len(screen.requests) == 4
+    screen.page.keyboard.press("Escape")
+    expect(screen["done"]).to_be_hidden()
+
+
+def test_a_click_on_nothing_makes_an_instance_of_its_own(screen: Screen) -> None:
+    screen.upload(PICTURE)
+    screen.ask("nothing")
+    screen.says("Nothing found")
+    screen.click((20, 40), SIZE)
+    screen.refined()
+    assert screen.rows() == ["clicked, refined"]
+    covered = screen.masks_at(SIZE)[..., 3] > 0
+    assert covered[39:41, 19:21].all()  # the fake's mask of a point: 4x4 pixels
+    assert covered.sum() <= 36
+    screen["undo"].click()
+    assert screen.rows() == []
+    assert not screen.masks_at(SIZE).any()
+
+
+def test_the_picture_is_upright(screen: Screen) -> None:
+    stored = Image.new("RGB", (80, 40), "white")
+    stored.paste("red", (0, 0, 40, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    buffer = BytesIO()
+    stored.save(buffer, "JPEG", exif=exif, quality=95)
+    upright = decode(buffer.getvalue())
+    assert upright.shape == (80, 40, 3)
+    screen.upload(buffer.getvalue(), "photo.jpg")
+    screen.ask("car")
+    shown = screen.canvas("picture")
+    assert shown.shape[0] == 2 * shown.shape[1]
+    for y in (20, 60):
+        seen = shown[y * shown.shape[0] // 80, shown.shape[1] // 2, :3].astype(int)
+        assert np.abs(seen - upright[y, 20]).max() < 25
+    assert (screen.masks_at((80, 40))[..., 3] > 0).all()
+    assert "another way" not in screen["status"].inner_text()
+
+
+REFUSALS = {
+    "busy": (429, {"retry-after": "7"}, {"error": {"code": "overloaded", "message": "m", "param": None}}, "again in 7 s"),
+    "not ready": (503, {}, {"error": {"code": "not_ready", "message": "m", "param": None}}, "starting"),
+    "proxy": (503, {}, None, "does not answer"),
+    "late": (408, {}, {"error": {"code": "deadline_exceeded", "message": "m", "param": None}}, "too long"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals_say_what_to_do(screen: Screen, name: str) -> None:
+    status, headers, body, words = REFUSALS[name]
+    text = "Service unavailable" if body is None else json.dumps(body)
+    screen.upload(PICTURE)
+    screen.page.route("**/v1/segment", lambda route: route.fulfill(status=status, headers=headers, body=text))
+    screen.ask("car")
+    screen.says(words)
+    screen.page.unroute("**/v1/segment")
+    screen.ask("car")
+    screen.says("1 found")
+
+
+def test_faults_of_pictures_words_and_the_line(screen: Screen) -> None:
+    screen.ask("car")
+    screen.says("Choose a picture first")
+    screen.upload(b"no picture", "a.txt")
+    screen.says("not a picture")
+    screen.upload(PICTURE + b"\0" * 20_000)
+    screen.says("too large")
+    screen.upload(picture((200, 200)))
+    screen.ask("car")
+    screen.says("too large. At most")
+    screen.upload(PICTURE)
+    screen.says("too large") if screen["words"].input_value() == "" else screen.says("1 found")
+    screen.ask("?")
+    screen.says("These words do not work")
+    screen.ask(" ")
+    screen.says("Type what to look for")
+    screen.page.context.set_offline(True)
+    screen.ask("car")
+    screen.says("cannot be reached")
+
+
+def held(page: Page) -> list[Route]:
+    """Requests for masks, kept from the service."""
+    routes: list[Route] = []
+    page.route("**/v1/segment", lambda route: routes.append(route))
+    return routes
+
+
+def test_a_request_is_cancelled(screen: Screen) -> None:
+    screen.upload(PICTURE)
+    routes = held(screen.page)
+    for stop in (lambda: screen["cancel"].click(), lambda: screen.page.keyboard.press("Escape")):
+        screen["words"].fill("car")
+        screen["words"].press("Enter")
+        expect(screen["cancel"]).to_be_visible()
+        expect(screen["status"]).to_contain_text("Looking for")
+        stop()
+        screen.says("Cancelled")
+        expect(screen["go"]).to_be_visible()
+    assert len(routes) == 2
+
+
+def test_a_key_is_asked_for_used_and_forgotten(open_page: Open) -> None:
+    auth = AuthSettings(mode="keys", keys=(KeyEntry(owner="alice", sha256=hashlib.sha256(KEY.encode()).hexdigest()),))
+    with serving(Upstream(Service(auth=auth).app)) as upstream:
+        screen = open_page(f"http://127.0.0.1:{upstream.port}")
+        for given in ("t2m_wrong", KEY):
+            expect(screen["key-dialog"]).to_be_visible()
+            screen["key"].fill(given)
+            screen["key"].press("Enter")
+            if given != KEY:
+                expect(screen["key-wrong"]).to_contain_text("does not know this key")
+        expect(screen["key-dialog"]).to_be_hidden()
+        screen.upload(PICTURE)
+        screen.ask("car")
+        screen.says("1 found")
+        assert screen.requests[-1].headers["authorization"] == f"Bearer {KEY}"
+        screen["open-key"].click()
+        screen["forget"].click()
+        screen["key-close"].click()
+        screen.ask("car")
+        expect(screen["key-dialog"]).to_be_visible()
+        expect(screen["key-wrong"]).to_be_hidden()
+        assert all(KEY not in f"{method}{path}" for method, path, _ in upstream.requests)
+
+
+def test_keys_alone_lead_through_the_page(screen: Screen) -> None:
+    page = screen.page
+    screen.upload(PICTURE)
+    expect(screen["words"]).to_be_focused()  # where there is a picture and no words yet
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("/")
+    page.keyboard.type("car, wheel, door")
+    page.keyboard.press("Enter")
+    screen.says("3 found")
+    order = []
+    for _ in range(24):
+        page.keyboard.press("Tab")
+        order.append(page.evaluate("document.activeElement.id || document.activeElement.getAttribute('aria-label')"))
+        if order[-1] == "masks":
+            page.keyboard.press("ArrowLeft")
+            page.keyboard.press("Space")  # picks
+            page.keyboard.press("Space")
+            screen.refined()
+        if order[-1] == "box":
+            page.keyboard.press("End")
+            assert screen["box"].input_value() == "0.95"
+            page.keyboard.press("Home")
+        if order[-1] == "car":
+            page.keyboard.press("Space")
+            assert columns(screen)[0] is False
+    wanted = ["phrase", "masks", "another", "undo", "box", "text", "car", "Refine car", "save-png", "save-json"]
+    assert [name for name in order if name in wanted] == wanted
+    assert screen.requests[-1].post_data_json["points"][0][0][2] == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_all_without_scrolling_sideways(fakes: tuple[FakeStages, str], open_page: Open, scheme: str) -> None:
+    screen = open_page(
+        fakes[1], viewport={"width": 360, "height": 720}, has_touch=True, device_scale_factor=2, color_scheme=scheme
+    )
+
+    def overflow() -> int:
+        return int(screen.page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+
+    assert overflow() <= 0
+    screen.upload(PICTURE)
+    screen.ask(f"{'long' * 40}, wheel, door")
+    screen.says("3 found")
+    screen["masks"].tap()
+    expect(screen["done"]).to_be_visible()
+    assert overflow() <= 0
+    assert screen.canvas("masks").shape[1] == 2 * round((screen["masks"].bounding_box() or {"width": 0})["width"])
+    light = screen.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert (light == "rgb(246, 247, 250)") == (scheme == "light")
+
+
+def test_a_picture_is_dropped_and_pasted(screen: Screen) -> None:
+    screen["words"].fill("car")
+    for event, field in (("drop", "dataTransfer"), ("paste", "clipboardData")):
+        sent = len(screen.requests)
+        screen.page.evaluate(
+            """([bytes, event, field]) => {
+              const data = new DataTransfer();
+              data.items.add(new File([new Uint8Array(bytes)], "own.png", { type: "image/png" }));
+              const init = { bubbles: true, cancelable: true, [field]: data };
+              document.body.dispatchEvent(event === "drop" ? new DragEvent(event, init) : new ClipboardEvent(event, init));
+            }""",
+            [list(PICTURE), event, field],
+        )
+        screen.says("1 found")
+        expect(screen["working"]).to_be_hidden()
+        assert len(screen.requests) == sent + 1
+
+
+def test_it_works_under_a_prefix(open_page: Open) -> None:
+    app = Service().app
+
+    async def under(scope, receive, send):  # type: ignore[no-untyped-def]
+        assert scope["path"].startswith("/masks/")
+        await app({**scope, "root_path": "/masks"}, receive, send)
+
+    with serving(Upstream(under)) as upstream:
+        screen = open_page(f"http://127.0.0.1:{upstream.port}/masks")
+        screen.upload(PICTURE)
+        screen.ask("car")
+        screen.says("1 found")
+
+
+def test_a_stage_that_fails_leaves_the_page_as_it_was(open_page: Open) -> None:
+    stages = FakeStages({"decode": [None, StageError("overloaded", "full"), None]})
+    with serving(Upstream(Service(stages).app)) as upstream:
+        screen = open_page(f"http://127.0.0.1:{upstream.port}")
+        screen.upload(PICTURE)
+        screen.ask("car")
+        screen.click((45, 30), SIZE)
+        screen.click((45, 30), SIZE)
+        screen.says("busy")
+        expect(screen["undo"]).to_be_disabled()
+        assert (screen.masks_at(SIZE)[..., 3] > 0).all()
+        screen.click((45, 30), SIZE)
+        screen.refined()
