@@ -60,6 +60,18 @@ HEALTHZ_ANSWERS = _answers("It answers.", "HealthzAnswer", {})
 READYZ_ANSWERS = _answers("Every stage could answer.", "ReadyzAnswer", _refusals("not_ready"))
 
 
+_HEADERS = {
+    "x-request-id": {
+        "description": "The caller's where it is harmless, else a new one; the same as `id` in an answer.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
+    },
+    "server-timing": {
+        "description": "Milliseconds: `read`, the stages that had work, and `total`; see docs/observe.md.",
+        "schema": {"type": "string"},
+    },
+}
+
+
 def _bodies(name: str) -> dict[str, Any]:
     return {
         "requestBody": {
@@ -86,8 +98,12 @@ def install(app: FastAPI, limits: dict[str, Any]) -> None:
             components = document.setdefault("components", {})
             components.setdefault("schemas", {}).update(_schemas())
             components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            components["headers"] = _HEADERS
             for path, operations in document["paths"].items():
                 for operation in operations.values():
+                    for answer in operation["responses"].values():
+                        names = ["x-request-id", "server-timing"][: 2 if path.startswith("/v1/") else 1]
+                        answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
                     operation["security"] = [{}] if path in OPEN_PATHS else [{"key": []}, {}]
         assert app.openapi_schema is not None
         return app.openapi_schema
