@@ -134,6 +134,20 @@ def test_one_id_for_all_attempts_and_the_time_that_is_left() -> None:
     assert left == [10, 7.75, 7.25, 6.25, 4.25]
 
 
+def test_reading_the_image_is_part_of_the_time(tmp_path: Path) -> None:
+    time = Time()
+    (tmp_path / "a.png").write_bytes(PICTURE)
+
+    class Slow(os.PathLike[str]):
+        def __fspath__(self) -> str:
+            time.now = 4
+            return str(tmp_path / "a.png")
+
+    with scripted(answer()) as server:
+        ask(server, lambda client: client.segment(Slow(), "car"), time, timeout_s=10)
+        assert server.received[0].headers["x-request-timeout-seconds"] == "6.000"
+
+
 @pytest.mark.parametrize(
     "entry",
     [

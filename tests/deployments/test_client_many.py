@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from deployments.client import Client, ClientError, RefusedError
-from deployments.client_many import Answer, answering, on_the_loop
+from deployments.client_background import Background
+from deployments.client_many import Answer, answering, from_afar, on_the_loop
 from tests.deployments.fakes import picture
 from tests.deployments.scripted_server import HOLD, scripted
 from tests.deployments.test_client import answer
@@ -182,6 +183,22 @@ def test_leaving_a_plain_loop_ends_requests_and_threads() -> None:
         held = threading.active_count() - before
         assert held <= 4  # the server's own: its door, and the connections
     assert len(server.received) <= 3
+
+
+def test_leaving_a_plain_loop_cancels_what_is_under_way() -> None:
+    async def nothing() -> None:
+        await settled()
+
+    gates, background = Gates(), Background()
+    numbers: Any = range(100)
+    answers = from_afar(background.submit, answering(gates.ask), numbers, 3, True)
+    gates.let(0)
+    assert next(answers).index == 0
+    answers.close()
+    background.run(settled())
+    assert gates.began == [0, 1, 2]
+    assert gates.cancelled == [1, 2]
+    background.stop(nothing)
 
 
 def test_options_are_checked_before_anything_is_read() -> None:
