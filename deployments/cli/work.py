@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import typer
@@ -75,7 +75,9 @@ def carry_out(
     """
     tally = Tally(total)
     try:
-        with _finished(sinks), progress(tally, shown=bar) as advance:
+        with ExitStack() as end, progress(tally, shown=bar) as advance:
+            for sink in sinks:
+                end.callback(sink.finish)  # whatever ends the block
             for answer in answers:
                 for sink in sinks:
                     sink.add(answer)
@@ -91,13 +93,3 @@ def carry_out(
     if not (single or quiet):
         say(tally.summary())
     return tally.failed
-
-
-@contextmanager
-def _finished(sinks: Sequence[Writer]) -> Iterator[None]:
-    """What was added is written, whatever ends the block."""
-    try:
-        yield
-    finally:
-        for sink in sinks:
-            sink.finish()
