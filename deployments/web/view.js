@@ -64,7 +64,7 @@ export class View {
   fit(always = false) {
     if (!this.bitmap || !this.stage.clientWidth) return;
     const { width, height } = this.bitmap;
-    const room = Math.max(240, innerHeight * 0.74);
+    const room = Math.max(240, innerHeight * 0.64);
     const scale = Math.min(this.stage.clientWidth / width, room / height, LARGEST_SCALE);
     const shown = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
     const pixels = shown.map((side) => Math.round(side * devicePixelRatio));

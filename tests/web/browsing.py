@@ -16,7 +16,9 @@ from playwright.sync_api import ConsoleMessage, Download, Locator, Page, Request
 
 from pipeline.stages import UInt8Array
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (apt-get install chromium)")
 # Its sandbox does not work as root. And /dev/shm is small in many containers.
 ARGUMENTS = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
@@ -79,7 +81,8 @@ class Screen:
             ((np.arange(count) + 0.5) * have / count).astype(int)
             for count, have in zip(size, seen.shape[:2], strict=True)
         )
-        return seen[rows[:, None], columns]
+        at_centres: UInt8Array = seen[rows[:, None], columns]
+        return at_centres
 
     def click(self, place: Sequence[float], size: tuple[int, int], **options: Any) -> None:
         """Click the picture, of `(height, width)`, at `x, y` in its pixels."""
