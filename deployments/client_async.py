@@ -52,7 +52,7 @@ class AsyncClient:
         clock: Clock = _REAL_CLOCK,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """As `Client`."""
+        """As `Client`; `clock` and `sleep` are for tests."""
         address = service_url(url)
         self._url = str(address)
         self._exchange = Exchange(

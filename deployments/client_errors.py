@@ -10,7 +10,7 @@ class ClientError(Exception):
     that cannot be read, `pipeline.StageError`, `ValueError` and `TypeError` of an argument.
 
     Attributes:
-        code: as the service names it (docs/errors of its API: `invalid_value`, `overloaded`, …); or the client's own:
+        code: as the service names it (`invalid_value`, `overloaded`, …); or the client's own:
             `deadline_exceeded`, `connection_failed`, `redirected`, `answer_too_large`, `answer_not_understood`, and
             `http_413` and the like for an answer that is not in the service's format.
         message: a sentence.

@@ -141,13 +141,12 @@ class Exchange:
         self.stats.reused_ids += step.image_id is not None
         self.stats.resent += last is not None and last.image_id is not None and step.image_id is None
 
-    async def _send(self, call: Call[Any], source: Source | None, step: Attempt) -> Reply | ClientError:
+    async def _send(self, call: Call[Any], source: Source | None, step: Attempt) -> Reply | ClientError | None:
         image = source if step.image_id is None else ImageId(step.image_id)
         content = {} if image is None else content_of(call.fields, image)
         headers = call_headers(call.accept, call.request_id, step.left_s)
         outgoing = Outgoing(call.method, call.path, headers, content)
-        outcome = await send(self.http, outgoing, step.left_s, self._max_answer_bytes)
-        return out_of_time(step.left_s, call.request_id) if outcome is None else outcome
+        return await send(self.http, outgoing, step.left_s, self._max_answer_bytes)
 
     async def _read(self, call: Call[T], reply: Reply) -> T:
         try:

@@ -71,7 +71,8 @@ def attempts(
 ) -> Steps:
     """The steps of a call that may take `timeout_s` seconds, of which `spent_s` are over.
 
-    Yields what to do next; for an `Attempt` it is sent the answer, or the error without one. Returns a 200.
+    Yields what to do next; for an `Attempt` it is sent the answer, or the error without one,
+    or None where the time ran out. Returns a 200.
 
     An `image_not_cached` after an attempt by id is followed at once by one with the image, which is not counted as
     one more: nothing failed. Raises ClientError, which names `request_id`.
@@ -87,10 +88,10 @@ def attempts(
 
     number = 1
     while True:
-        outcome = yield Attempt(number, left_s(), image_id)
+        outcome = (yield Attempt(number, left_s(), image_id)) or out_of_time(timeout_s)
         if image_id is not None and _error_in(outcome, clock, "image_not_cached"):
             image_id = None
-            outcome = yield Attempt(number, left_s(), None)
+            outcome = (yield Attempt(number, left_s(), None)) or out_of_time(timeout_s)
         error = _error_in(outcome, clock)
         if error is None:
             assert isinstance(outcome, Reply)
@@ -124,8 +125,7 @@ def _pause_s(error: ClientError, jitter_s: float, left_s: float, timeout_s: floa
     raise out_of_time(timeout_s, error.request_id) from error
 
 
-def _error_in(outcome: Reply | ClientError | None, clock: Clock, code: str | None = None) -> ClientError | None:
+def _error_in(outcome: Reply | ClientError, clock: Clock, code: str | None = None) -> ClientError | None:
     """The error that `outcome` is, if it is of that code."""
-    assert outcome is not None
     error = error_in(outcome, clock.unix()) if isinstance(outcome, Reply) else outcome
     return error if error is not None and code in (None, error.code) else None

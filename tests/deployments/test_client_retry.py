@@ -107,11 +107,11 @@ def test_the_time_left_is_that_of_each_attempt() -> None:
     assert steps.send(None) == Attempt(2, 6.75, None)
 
 
-def test_time_over_under_an_attempt_tells_of_the_failure_before() -> None:
+def test_time_over_under_an_attempt_tells_of_the_failure_before_and_the_whole_time() -> None:
     steps, _ = start(Time())
     follow(steps, [BUSY, None])
-    with pytest.raises(DeadlineError) as caught:
-        steps.send(DeadlineError("deadline_exceeded", "over"))
+    with pytest.raises(DeadlineError, match="after its 60 seconds") as caught:
+        steps.send(None)
     assert isinstance(caught.value.__cause__, OverloadedError)
 
 
