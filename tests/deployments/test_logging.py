@@ -245,3 +245,15 @@ def test_a_refused_image_is_no_error_in_the_log(client: httpx.Client) -> None:
     found = eventually(lambda: lines("replica_text2mask_detector", "log:4"))
     assert [(line["levelname"], "exc_text" in line) for line in found] == [("INFO", False)]
     assert "OK" in found[0]["message"]
+
+
+@pytest.mark.slow
+def test_a_refusal_passes_through_the_next_stage(client: httpx.Client) -> None:
+    """The decoder is given what the encoder refused, by reference, before anybody knows that it was refused."""
+    broken = {"image": picture((310, 310))[:-30]}
+    answer = client.post("/v1/masks", files=broken, data={"boxes": "[[1, 1, 9, 9]]"}, headers={"x-request-id": "log:5"})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["code"] == "image_undecodable"
+    for name in ("replica_text2mask_image-encoder", "replica_text2mask_mask-decoder"):
+        found = eventually(partial(lines, name, "log:5"))
+        assert [(line["levelname"], "exc_text" in line) for line in found] == [("INFO", False)]
