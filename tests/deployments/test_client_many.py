@@ -12,6 +12,7 @@ import pytest
 
 from deployments.client import Client, ClientError, RefusedError
 from deployments.client_background import Background
+from deployments.client_ids import KnownImages
 from deployments.client_many import Answer, answering, from_afar, on_the_loop
 from tests.deployments.fakes import picture
 from tests.deployments.scripted_server import HOLD, scripted
@@ -223,3 +224,18 @@ def test_an_answer_is_a_result_or_an_error() -> None:
     with pytest.raises(RefusedError) as caught:
         Answer(0, b"", error=error).unwrap()
     assert caught.value is error
+
+
+def test_each_image_is_a_request_of_its_own() -> None:
+    with scripted(forever=answer()) as server, Client(server.url) as client:
+        list(client.segment_many([PICTURE] * 3, "car"))
+        assert len({request.headers["x-request-id"] for request in server.received}) == 3
+
+
+def test_of_many_images_those_asked_for_last_are_known() -> None:
+    known = KnownImages(capacity=2)
+    for name in (b"a", b"b"):
+        known.remember((name, None), name.decode())
+    assert known.find((b"a", None)) == "a"
+    known.remember((b"c", None), "c")
+    assert [known.find((name, None)) for name in (b"a", b"b", b"c")] == ["a", None, "c"]
