@@ -242,7 +242,7 @@ def test_answers_of_something_else(body: bytes) -> None:
 
 def test_answers_that_are_too_long_or_packed() -> None:
     assert refused(FaultError, Answers(200, b" " * 5000), max_answer_bytes=4999).code == "answer_too_large"
-    packed = answer(**{"content-encoding": "gzip"})
+    packed = Answers(200, answer().body, {"content-encoding": "gzip"})
     assert refused(FaultError, packed).code == "answer_not_understood"
     with scripted(answer()) as server:
         assert len(segment(server, max_answer_bytes=len(answer().body))) == 1
