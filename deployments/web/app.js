@@ -9,7 +9,7 @@ import { undo } from "./refine.js";
 import { tooLarge } from "./words.js";
 
 // What is asked for once, so that the sliders need no further request. With the embedded model, 0.1 gives 6 to 18
-// candidates where 4 to 7 are answered by default, and 0.05 two to three times as many masks to wait for.
+// candidates where 4 to 7 are answered by default, and 0.05 most often two to three times as many.
 const FLOOR = 0.1;
 const MOST_CANDIDATES = 200;
 const SAMPLES = [
