@@ -31,7 +31,7 @@ def metrics_port() -> int:
     """Where the session's service shows its metrics, a second old at most."""
     from deployments.launch import free_port
 
-    os.environ["RAY_metrics_report_interval_ms"] = "1000"
+    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112  # Ray spells it so
     return free_port()
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployments.scripted_server import refusal, scripted
-from tests.deployments.test_client import PICTURE, answer
+from tests.deployments.client.scripted_server import refusal, scripted
+from tests.deployments.client.test_client import PICTURE, answer
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("torch", "torchvision", "transformers", "ray", "fastapi", "starlette", "uvicorn", "yaml", "python_multipart")

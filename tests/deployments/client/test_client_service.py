@@ -24,17 +24,17 @@ from deployments.client import (
     RefusedError,
     UnauthenticatedError,
 )
-from deployments.client_fields import CallOptions, DetectOptions, MasksOptions, SegmentOptions
-from deployments.client_images import Upload
-from deployments.client_wire import content_of, plain
+from deployments.client.fields import CallOptions, DetectOptions, MasksOptions, SegmentOptions
+from deployments.client.images import Upload
+from deployments.client.wire import content_of, plain
 from deployments.http.body import parse_form
 from deployments.http.fields import from_form, from_json
 from deployments.http.mask_schemas import MasksFields
 from deployments.http.schemas import DetectFields, SegmentFields, SegmentForm, SegmentRequest
 from pipeline.errors import StageError
+from tests.deployments.client.test_client import Time
 from tests.deployments.fakes import FakeStages, picture
 from tests.deployments.service import PICTURE, Service
-from tests.deployments.test_client import Time
 
 KEY = "t2m_a-key"
 

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.client_images import AnyImage
+from deployments.client.images import AnyImage
 from pipeline.result import Result
 
 

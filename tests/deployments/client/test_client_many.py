@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from deployments.client import Client, ClientError, RefusedError
-from deployments.client_background import Background
-from deployments.client_ids import KnownImages
-from deployments.client_many import Answer, answering, from_afar, on_the_loop
+from deployments.client.background import Background
+from deployments.client.ids import KnownImages
+from deployments.client.many import Answer, answering, from_afar, on_the_loop
+from tests.deployments.client.scripted_server import HOLD, scripted
+from tests.deployments.client.test_client import answer
 from tests.deployments.fakes import picture
-from tests.deployments.scripted_server import HOLD, scripted
-from tests.deployments.test_client import answer
 
 PICTURE = picture()
 

@@ -1,4 +1,4 @@
-"""One call from its question to its result: follows the steps of `client_retry`, sends, waits, and keeps count."""
+"""One call from its question to its result: follows the steps of `retry`, sends, waits, and keeps count."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 import httpx
 
-from deployments.client_answers import Reply
-from deployments.client_calls import Call
-from deployments.client_errors import ClientError, FaultError
-from deployments.client_ids import KnownImages
-from deployments.client_images import AnyImage, Upload, read_image
-from deployments.client_retry import Attempt, Backoff, Clock, Pause, attempts, out_of_time
-from deployments.client_sending import send
-from deployments.client_wire import Outgoing, Source, call_headers, content_of
+from deployments.client.answers import Reply
+from deployments.client.calls import Call
+from deployments.client.errors import ClientError, FaultError
+from deployments.client.ids import KnownImages
+from deployments.client.images import AnyImage, Upload, read_image
+from deployments.client.retry import Attempt, Backoff, Clock, Pause, attempts, out_of_time
+from deployments.client.sending import send
+from deployments.client.wire import Outgoing, Source, call_headers, content_of
 from deployments.image_ids import ImageId
 
 T = TypeVar("T")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from deployments.client_answers import Reply, error_in
-from deployments.client_errors import ClientError, DeadlineError
+from deployments.client.answers import Reply, error_in
+from deployments.client.errors import ClientError, DeadlineError
 
 MIN_LEFT_S = 0.01  # with less than this no answer can be had any more
 

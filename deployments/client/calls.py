@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
-from deployments.client_answers import Reply, json_of
-from deployments.client_fields import DetectOptions, MasksOptions, SegmentOptions
-from deployments.client_wire import plain
+from deployments.client.answers import Reply, json_of
+from deployments.client.fields import DetectOptions, MasksOptions, SegmentOptions
+from deployments.client.wire import plain
 from pipeline.mask_result import MaskResult
 from pipeline.result import Result
 

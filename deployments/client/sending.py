@@ -7,9 +7,9 @@ import ssl
 
 import httpx
 
-from deployments.client_answers import MAX_ERROR_BYTES, Reply
-from deployments.client_errors import ClientError, FaultError, UnavailableError
-from deployments.client_wire import Outgoing
+from deployments.client.answers import MAX_ERROR_BYTES, Reply
+from deployments.client.errors import ClientError, FaultError, UnavailableError
+from deployments.client.wire import Outgoing
 
 CONNECT_S = 10.0  # a host that does not answer to a connection may do so to the next
 _KEPT_HEADERS = ("content-type", "retry-after", "location", "content-encoding")

@@ -13,16 +13,15 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from deployments import client_calls as calls
-from deployments import client_many as many
-from deployments.client_address import is_loopback, service_key, service_url
-from deployments.client_errors import DeadlineError, FaultError, UnavailableError
-from deployments.client_exchange import ClientStats, Exchange
-from deployments.client_fields import DetectOptions, MasksOptions, Prompt, SegmentOptions
-from deployments.client_ids import KnownImages
-from deployments.client_images import AnyImage
-from deployments.client_many import Answer
-from deployments.client_retry import Backoff, Clock
+from deployments.client import calls, many
+from deployments.client.address import is_loopback, service_key, service_url
+from deployments.client.errors import DeadlineError, FaultError, UnavailableError
+from deployments.client.exchange import ClientStats, Exchange
+from deployments.client.fields import DetectOptions, MasksOptions, Prompt, SegmentOptions
+from deployments.client.ids import KnownImages
+from deployments.client.images import AnyImage
+from deployments.client.many import Answer
+from deployments.client.retry import Backoff, Clock
 from pipeline import __version__
 from pipeline.mask_result import MaskResult
 from pipeline.result import Result

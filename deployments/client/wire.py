@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deployments.client_images import Upload
+from deployments.client.images import Upload
 from deployments.image_ids import ImageId, ImageUrl
 from pipeline.formats.low_res import low_res_json
 

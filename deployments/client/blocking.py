@@ -1,4 +1,4 @@
-"""`Client`: the service's API for plain Python; and all names that its users need. No torch, no ray.
+"""`Client`: the service's API for plain Python.
 
 The work is `AsyncClient`'s. `Client` runs it on an event loop in a thread of its own: so a deadline ends a call at any
 point of it, which a thread that waits for a socket could not be made to do.
@@ -14,41 +14,15 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from deployments import client_many as many
-from deployments.client_async import DEFAULT_URL, MAX_ANSWER_BYTES, AsyncClient
-from deployments.client_background import Background
-from deployments.client_errors import (
-    ClientError,
-    DeadlineError,
-    FaultError,
-    OverloadedError,
-    RefusedError,
-    UnauthenticatedError,
-    UnavailableError,
-)
-from deployments.client_exchange import ClientStats
-from deployments.client_fields import DetectOptions, MasksOptions, Prompt, SegmentOptions
-from deployments.client_images import AnyImage
-from deployments.client_many import Answer
-from deployments.image_ids import ImageId, ImageUrl
+from deployments.client import many
+from deployments.client.asynchronous import DEFAULT_URL, MAX_ANSWER_BYTES, AsyncClient
+from deployments.client.background import Background
+from deployments.client.exchange import ClientStats
+from deployments.client.fields import DetectOptions, MasksOptions, Prompt, SegmentOptions
+from deployments.client.images import AnyImage
+from deployments.client.many import Answer
 from pipeline.mask_result import MaskResult
 from pipeline.result import Result
-
-__all__ = [
-    "Answer",
-    "AsyncClient",
-    "Client",
-    "ClientError",
-    "ClientStats",
-    "DeadlineError",
-    "FaultError",
-    "ImageId",
-    "ImageUrl",
-    "OverloadedError",
-    "RefusedError",
-    "UnauthenticatedError",
-    "UnavailableError",
-]
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from deployments.client_errors import (
+from deployments.client.errors import (
     ClientError,
     DeadlineError,
     FaultError,

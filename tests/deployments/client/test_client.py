@@ -31,13 +31,22 @@ from deployments.client import (
     UnauthenticatedError,
     UnavailableError,
 )
-from deployments.client_address import is_loopback
-from deployments.client_retry import Clock
+from deployments.client.address import is_loopback
+from deployments.client.retry import Clock
 from pipeline import StageError
 from pipeline.image import decode, from_pil
 from pipeline.result import Result
+from tests.deployments.client.scripted_server import (
+    CLOSE,
+    DRIP,
+    HOLD,
+    RESET,
+    Answers,
+    ScriptedServer,
+    refusal,
+    scripted,
+)
 from tests.deployments.fakes import picture
-from tests.deployments.scripted_server import CLOSE, DRIP, HOLD, RESET, Answers, ScriptedServer, refusal, scripted
 
 T = TypeVar("T")
 PICTURE = picture()

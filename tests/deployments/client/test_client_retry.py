@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.client_answers import Reply, error_in
-from deployments.client_errors import (
+from deployments.client.answers import Reply, error_in
+from deployments.client.errors import (
     ClientError,
     DeadlineError,
     FaultError,
@@ -19,7 +19,7 @@ from deployments.client_errors import (
     RefusedError,
     UnavailableError,
 )
-from deployments.client_retry import MIN_LEFT_S, Attempt, Backoff, Clock, Pause, Step, Steps, attempts
+from deployments.client.retry import MIN_LEFT_S, Attempt, Backoff, Clock, Pause, Step, Steps, attempts
 
 UNIX = 1_800_000_000.0
 
