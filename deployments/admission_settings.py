@@ -16,7 +16,9 @@ class Limits(Section):
     """What a request may ask for. None may exceed its default: the stages refuse more."""
 
     max_image_bytes: Annotated[int, Field(ge=1, le=32 * 2**20, description="Of the encoded file.")] = 32 * 2**20
-    max_image_pixels: Annotated[int, Field(ge=1, le=50_000_000, description="Height x width, as the file's header says.")] = 50_000_000
+    max_image_pixels: Annotated[
+        int, Field(ge=1, le=50_000_000, description="Height x width, as the file's header says.")
+    ] = 50_000_000
     max_timeout_s: Annotated[
         float, Field(gt=0, description="Longest time for one request; also where the caller names none.")
     ] = 120
