@@ -27,7 +27,8 @@ from deployments.stage_settings import (
 )
 
 PREFIX = "TEXT2MASK_"
-NOT_SETTINGS = {"TEXT2MASK_CHECKPOINTS", "TEXT2MASK_FONT", "TEXT2MASK_HOST", "TEXT2MASK_PORT"}  # read elsewhere
+# Read elsewhere; the key is that of a client.
+NOT_SETTINGS = {"TEXT2MASK_CHECKPOINTS", "TEXT2MASK_FONT", "TEXT2MASK_HOST", "TEXT2MASK_KEY", "TEXT2MASK_PORT"}
 # Kubernetes sets these in every pod for each service whose name begins so.
 _OF_KUBERNETES = re.compile(r"TEXT2MASK_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
 

@@ -73,7 +73,9 @@ def test_what_cannot_work_is_refused_with_a_hint(values: dict[str, Any], text: s
 def test_an_unknown_variable_is_refused_and_others_are_left_alone() -> None:
     with pytest.raises(SettingsError, match="detector.thread: there is no such setting; did you mean threads"):
         resolve(environ={"TEXT2MASK_DETECTOR__THREAD": "1"})
-    resolve(environ={"TEXT2MASK_CHECKPOINTS": "/x", "TEXT2MASK_HOST": "h", "TEXT2MASK_PORT": "1"})
+    resolve(
+        environ={"TEXT2MASK_CHECKPOINTS": "/x", "TEXT2MASK_HOST": "h", "TEXT2MASK_PORT": "1", "TEXT2MASK_KEY": "t2m_x"}
+    )
 
 
 def test_an_unknown_variable_is_named_as_one() -> None:
