@@ -18,6 +18,7 @@ from deployments import keys
 from deployments import settings as config
 from deployments.catalogue import catalogue
 from deployments.detector import DetectorDeployment
+from deployments.fused import FusedDeployment, placement
 from deployments.image_encoder import ImageEncoderDeployment
 from deployments.ingress_deployment import IngressDeployment, IngressOptions
 from deployments.mask_decoder import MaskDecoderDeployment
@@ -46,6 +47,23 @@ def build_app(args: dict[str, Any]) -> Application:
     offer = catalogue(settings)
 
     log = settings.logging
+    options = IngressOptions(
+        pairs=offer.pairs,
+        limits=settings.limits,
+        fetch=settings.fetch,
+        auth=auth,
+        admission=settings.admission,
+        detect_first=settings.detect_first,
+        id_secret=settings.id_secret or secrets.token_hex(32),  # one for all ingress replicas
+        access_log=log.access,
+    )
+    # The ingress's own access line says more than Serve's: one of them is enough.
+    deploy_ingress = partial(_deploy, log.of_serve(access=False))
+    if settings.fused:
+        fused = serve.ingress()(FusedDeployment)
+        place = placement(settings.ingress, offer)
+        return deploy_ingress(fused, "ingress", place, offer.detectors, offer.segmenters, options)
+
     deploy = partial(_deploy, log.of_serve())
     # Each model is one deployment; handles of all of them are arguments of the ingress.
     detectors = {
@@ -67,20 +85,8 @@ def build_app(args: dict[str, Any]) -> Application:
         name: deploy(MaskDecoderDeployment, f"mask-decoder-{name}", one.mask_decoder, one.bundle, one.mask_decoder)
         for name, one in offer.segmenters.items()
     }
-    options = IngressOptions(
-        pairs=offer.pairs,
-        limits=settings.limits,
-        fetch=settings.fetch,
-        auth=auth,
-        admission=settings.admission,
-        detect_first=settings.detect_first,
-        id_secret=settings.id_secret or secrets.token_hex(32),  # one for all ingress replicas
-        access_log=log.access,
-    )
     ingress = serve.ingress()(IngressDeployment)
-    # Its own access line says more than Serve's: one of them is enough.
-    deploy = partial(_deploy, log.of_serve(access=False))
-    return deploy(ingress, "ingress", settings.ingress, detectors, image_encoders, mask_decoders, options)
+    return deploy_ingress(ingress, "ingress", settings.ingress, detectors, image_encoders, mask_decoders, options)
 
 
 def _deploy(

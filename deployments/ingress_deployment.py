@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from deployments.image_ids import ImageIds
 from deployments.ingress import Ingress, ServedModel
 from deployments.ray_stages import RayStages
 from deployments.readiness import Readiness
+from deployments.stage_clients import Stages
 
 Handles = Mapping[str, DeploymentHandle[Any]]
 
@@ -56,17 +57,18 @@ class IngressDeployment:
     def __init__(
         self, detectors: Handles, image_encoders: Handles, mask_decoders: Handles, options: IngressOptions
     ) -> None:
+
+        def stages_of(pair: Pair) -> RayStages:
+            return RayStages(detectors[pair.detector], image_encoders[pair.segmenter], mask_decoders[pair.segmenter])
+
+        self.start(stages_of, options)
+
+    def start(self, stages_of: Callable[[Pair], Stages], options: IngressOptions) -> None:
+        """The rest of a constructor, once there is somebody to ask. Raises SettingsError."""
         keys.check(options.auth)
         ray_metrics.install()
         models = tuple(
-            ServedModel(
-                pair.name,
-                RayStages(detectors[pair.detector], image_encoders[pair.segmenter], mask_decoders[pair.segmenter]),
-                pair.aliases,
-                pair.card,
-                pair.short_side,
-            )
-            for pair in options.pairs
+            ServedModel(pair.name, stages_of(pair), pair.aliases, pair.card, pair.short_side) for pair in options.pairs
         )
         self._ingress = Ingress(
             models,

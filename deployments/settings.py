@@ -72,6 +72,14 @@ class Settings(Section):
     aliases: Annotated[
         dict[str, str], Field(description="Other names for pairs; `tiny` stands for `tiny+tiny` without being told.")
     ] = {}
+    fused: Annotated[
+        bool,
+        Field(
+            description="All stages in the ingress's process, for a small machine or one GPU: no hop and no copy "
+            "between them, and they no longer scale apart. Stages keep their batches, threads and devices; a replica "
+            "sets aside what all of them would."
+        ),
+    ] = False
     detect_first: Annotated[
         bool,
         Field(

@@ -13,8 +13,6 @@ import sys
 import threading
 import types
 import warnings
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -22,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from pipeline.models import onednn
 from pipeline.models.architectures import BertArchitecture, DetectorArchitecture
 
 _construction = threading.Lock()
-_MAX_QUERIES = 8192  # of deformable attention at a time: half of the image tokens of 800x1066
 
 # What the official code provokes, the second in every layer of the decoder, and nobody who runs it can mend.
 _OFFICIAL_WARNINGS: tuple[tuple[type[Warning], str, str], ...] = (
@@ -110,16 +108,6 @@ def _backbone(arch: DetectorArchitecture) -> nn.Module:
     return joiner  # type: ignore[no-any-return]
 
 
-def _in_turns(attend: Callable[..., Tensor], query: Tensor, reference_points: Tensor, **others: Any) -> Tensor:
-    """Deformable attention of `BxQxC` queries, some at a time: each looks at the values alone, so nothing changes.
-
-    At once, the published code holds three copies of all samples, 290 MB each for one image of 800x1066.
-    """
-    step = max(1, _MAX_QUERIES // len(query))
-    parts = zip(query.split(step, 1), reference_points.split(step, 1), strict=True)
-    return torch.cat([attend(query=q, reference_points=r, **others) for q, r in parts], 1)
-
-
 def build(arch: DetectorArchitecture) -> nn.Module:
     """A randomly initialised official `GroundingDINO` in evaluation mode; nothing is fetched.
 
@@ -169,6 +157,9 @@ def build(arch: DetectorArchitecture) -> nn.Module:
             two_stage_bbox_embed_share=False,
             two_stage_class_embed_share=False,
         )
-    for layer in transformer.encoder.layers:
-        layer.self_attn.forward = partial(_in_turns, layer.self_attn.forward)
+    deformable = importlib.import_module("pipeline.models.deformable")  # imports groundingdino, as above
+    for module in transformer.modules():
+        if type(module).__name__ == "MultiScaleDeformableAttention":
+            module.__class__ = deformable.DeformableAttention
+    onednn.install(model)
     return model.eval()  # type: ignore[no-any-return]

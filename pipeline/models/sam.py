@@ -9,6 +9,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos
 from torch import Tensor
 
+from pipeline.models import onednn
 from pipeline.models.architectures import SegmenterArchitecture
 
 _MAX_ATTENTION_BYTES = 2**28  # of attention maps at a time: four of 64x64 tokens to as many
@@ -51,6 +52,7 @@ def build(arch: SegmenterArchitecture) -> Sam:
             iou_head_hidden_dim=arch.iou_head_hidden_dim,
         ),
     )
+    onednn.install(sam)
     return sam.eval()
 
 
@@ -88,14 +90,12 @@ def _attention(attention: Attention, x: Tensor) -> Tensor:
     rows = get_rel_pos(height, height, attention.rel_pos_h)
     columns = get_rel_pos(width, width, attention.rel_pos_w)
     mixed = torch.empty_like(q)
-    step = max(1, _MAX_ATTENTION_BYTES // (tokens * tokens * q.element_size()))
-    for start in range(0, len(q), step):
-        part = slice(start, start + step)
-        maps = (q[part] * attention.scale) @ k[part].transpose(-2, -1)
-        grid, queries = maps.view(-1, height, width, height, width), q[part].reshape(-1, height, width, q.shape[-1])
-        grid += torch.einsum("bhwc,hkc->bhwk", queries, rows)[..., :, None]
-        grid += torch.einsum("bhwc,wkc->bhwk", queries, columns)[..., None, :]
-        mixed[part] = maps.softmax(dim=-1) @ v[part]
+    for head in range(len(q)):
+        maps = onednn.linear(q[head] * attention.scale, k[head])
+        grid, queries = maps.view(height, width, height, width), q[head].reshape(height, width, q.shape[-1])
+        grid += torch.einsum("hwc,hkc->hwk", queries, rows)[..., :, None]
+        grid += torch.einsum("hwc,wkc->hwk", queries, columns)[..., None, :]
+        mixed[head] = onednn.linear(maps.softmax(dim=-1), v[head].t())
     together = mixed.view(batch, heads, height, width, -1).permute(0, 2, 3, 1, 4).reshape(batch, height, width, -1)
     projected: Tensor = attention.proj(together)
     return projected
