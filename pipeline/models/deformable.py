@@ -2,8 +2,8 @@
 
 The published code samples each level with `grid_sample`, stacks the samples of all levels and weighs them: five passes
 over an array of every sample, 290 MB an image of 800x1066. A bilinear sample is a weighted sum of four rows of the
-values, so all samples of a query and head are one row of `embedding_bag`: 4 corners x levels x points rows, each with its
-weight, summed while they are read. A few queries at a time keep indices and weights within the CPU's cache.
+values, so all samples of a query and head are one row of `embedding_bag`: 4 corners x levels x points rows, each with
+its weight, summed while they are read. A few queries at a time keep indices and weights within the CPU's cache.
 """
 
 from __future__ import annotations
