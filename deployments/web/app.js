@@ -6,6 +6,7 @@ import { onKey } from "./key.js";
 import { fillSamples } from "./list.js";
 import { $, card, listed, pick, quit, render, run, say, shown, state, update, view } from "./page.js";
 import { undo } from "./refine.js";
+import { upright } from "./upright.js";
 import { tooLarge } from "./words.js";
 
 // What is asked for once, so that the sliders need no further request. With the embedded model, 0.1 gives 6 to 18
@@ -57,7 +58,7 @@ async function usePicture(file, name) {
   const turn = ++state.pictures;
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file); // upright, by its EXIF, as the service's answer is
+    bitmap = await upright(file);
   } catch {
     return say("This is not a picture, or a damaged one. Use JPEG, PNG or WebP.", true);
   }
