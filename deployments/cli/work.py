@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from pipeline.text_to_mask import TextToMask
 
 
-def here(pictures: list[Picture], query: Query, model: str, device: str, *, masks: bool) -> Iterator[Answer]:
+def here(
+    pictures: list[Picture], query: Query, model: str, device: str, *, masks: bool
+) -> Generator[Answer, None, None]:
     """Answers of models in this process, loaded when the first is asked for."""
     yield from in_process(pictures, query, load(model, device), masks=masks)
 
@@ -40,7 +42,7 @@ def load(model: str, device: str) -> TextToMask:
 
 def there(
     pictures: list[Picture], query: Query, fields: dict[str, object], where: tuple[str, str | None, float], many: int
-) -> Iterator[Answer]:
+) -> Generator[Answer, None, None]:
     """Answers of a service, `many` pictures under way at a time. `where`: its address, a key, seconds for one."""
     server, key, timeout_s = where
     from deployments.client import ClientError
@@ -57,7 +59,7 @@ def there(
 
 
 def carry_out(
-    answers: Iterator[Answer],
+    answers: Generator[Answer, None, None],
     sinks: Sequence[Writer],
     total: int,
     *,
@@ -78,6 +80,7 @@ def carry_out(
         with ExitStack() as end, progress(tally, shown=bar) as advance:
             for sink in sinks:
                 end.callback(sink.finish)  # whatever ends the block
+            end.callback(answers.close)  # what is under way at a service is given up
             for answer in answers:
                 for sink in sinks:
                     sink.add(answer)

@@ -16,7 +16,7 @@ def service_url(url: str) -> httpx.URL:
     """`url`, checked, with a path that ends in `/`.
 
     Raises:
-        ValueError: it is not http(s), names no host, or carries a user, a query or a fragment.
+        ValueError: it is not http(s), names no host or no such port, or carries a user, a query or a fragment.
     """
     try:
         parsed = httpx.URL(url)
@@ -24,6 +24,8 @@ def service_url(url: str) -> httpx.URL:
         raise ValueError(f"this is no address of a service: {error}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ValueError("the address of a service looks like http://127.0.0.1:8000 or https://masks.example.org")
+    if parsed.port is not None and not 0 < parsed.port < 2**16:
+        raise ValueError("the port in the address is a number from 1 to 65535")
     if parsed.userinfo:
         raise ValueError("the address holds a user or a password: a key goes into `key`")
     if parsed.query or parsed.fragment:

@@ -59,7 +59,8 @@ class Client:
             attempts: at most so many for a call.
             reuse_ids: ask by `image.id` for bytes that this client has sent before, as long as the service keeps them.
             max_answer_bytes: longer answers are an error.
-            http: another transport, such as `httpx.AsyncHTTPTransport(verify=…)` for certificates of your own.
+            http: another transport, such as `httpx.AsyncHTTPTransport(verify=…)` for certificates of your own. Its
+                connections cannot be shared with a forked process, which makes a client of its own.
 
         Raises:
             ValueError: an argument cannot be used.
@@ -77,6 +78,7 @@ class Client:
             )
 
         self._connect = connect
+        self._forks = http is None
         self._client = connect()  # here, for its ValueErrors
         self._background: Background | None = None
         self._stop: Callable[[], object] | None = None
@@ -162,6 +164,10 @@ class Client:
             if self._closed:
                 raise RuntimeError("this client is closed")
             if self._background is not None and not self._background.is_mine:
+                if not self._forks:
+                    raise RuntimeError(
+                        "a client with a transport of its own cannot go through a fork: make one after it"
+                    )
                 self._background, self._client = None, self._connect()  # a forked process shares no connections
             if self._background is None:
                 self._background = Background()

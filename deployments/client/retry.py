@@ -122,7 +122,9 @@ def _pause_s(error: ClientError, jitter_s: float, left_s: float, timeout_s: floa
         return asked_s + jitter_s
     if asked_s > 0:
         return asked_s
-    raise out_of_time(timeout_s, error.request_id) from error
+    late = out_of_time(timeout_s, error.request_id)
+    late.message = f"no further attempt fits into what is left of the call's {timeout_s:g} seconds"
+    raise late from error
 
 
 def _error_in(outcome: Reply | ClientError, clock: Clock, code: str | None = None) -> ClientError | None:

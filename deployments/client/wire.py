@@ -63,16 +63,47 @@ def _listed(value: Any) -> Any:
 def content_of(fields: Mapping[str, Any], image: Source) -> dict[str, Any]:
     """The body: bytes go as a form, which adds nothing to them, and all else as JSON.
 
-    In a form a text that looks like a JSON list is read as one; such a text, and its image, travel as JSON too.
+    A form knows no types: a text that looks like a JSON list is read as one, `"0.5"` as a number, and an object where
+    none belongs as a text. What it would not say as JSON does, and the image with it, travels as JSON: or else a value
+    would be taken with an image's bytes and refused with its id.
     """
     if isinstance(image, ImageId):
         return {"json": {"image": {"type": "id", "value": image.value}, **fields}}
     if isinstance(image, ImageUrl):
         return {"json": {"image": {"type": "url", "value": image.value}, **fields}}
-    if any(isinstance(value, str) and value.lstrip().startswith(("[", "{")) for value in fields.values()):
+    if not all(_fits_a_form(name, value) for name, value in fields.items()):
         return {"json": {"image": {"type": "base64", "value": b64encode(image.data).decode()}, **fields}}
     data = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
     return {"files": {"image": ("image", image.data, "application/octet-stream")}, "data": data}
+
+
+_TEXTS = frozenset({"prompt", "negative_prompt", "mode", "model", "nms", "tile", "masks"})
+_SWITCHES = frozenset({"raw", "multimask", "low_res"})
+_COUNTS = frozenset({"max_detections"})
+_NUMBERS = frozenset(
+    {"box_threshold", "text_threshold", "nms_threshold", "negative_iou", "min_area", "max_area", *_COUNTS}
+)
+
+
+def _fits_a_form(name: str, value: Any) -> bool:
+    """Whether a form says the same of this field as JSON."""
+    match value:
+        case str():
+            return name in _TEXTS and not value.lstrip().startswith(("[", "{"))
+        case bool():
+            return name in _SWITCHES
+        case int():
+            return name in _NUMBERS
+        case float():
+            return name in _NUMBERS - _COUNTS
+        case dict():
+            return name == "tile"
+        case list() if name in ("prompt", "negative_prompt"):
+            return bool(value) and isinstance(value[0], str | dict)
+        case list():
+            return name in ("boxes", "points", "mask_input")
+        case _:
+            return False
 
 
 def call_headers(accept: str, request_id: str, left_s: float) -> dict[str, str]:

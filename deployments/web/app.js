@@ -1,11 +1,12 @@
 // The page: a picture, words, an answer; and what can be done with it.
-import { key, models, Source } from "./api.js";
+import { key, models, ownFile, Source } from "./api.js";
 import * as downloads from "./downloads.js";
 import { Instance } from "./instance.js";
 import { onKey } from "./key.js";
 import { fillSamples } from "./list.js";
-import { $, card, listed, pick, render, run, say, shown, state, update, view } from "./page.js";
+import { $, card, listed, pick, quit, render, run, say, shown, state, update, view } from "./page.js";
 import { undo } from "./refine.js";
+import { upright } from "./upright.js";
 import { tooLarge } from "./words.js";
 
 // What is asked for once, so that the sliders need no further request. With the embedded model, 0.1 gives 6 to 18
@@ -36,11 +37,13 @@ async function loadModels() {
 function useCard() {
   const { detector } = card();
   $("tiny").hidden = detector?.name !== "tiny";
-  setFloor(Math.min(FLOOR, detector?.box_threshold ?? FLOOR));
+  if (!state.answer) setFloor(lowest()); // an answer that is on the screen keeps its own
   $("box").value = detector?.box_threshold ?? 0.3;
   $("text").value = detector?.text_threshold ?? 0.25;
   update();
 }
+
+const lowest = () => Math.min(FLOOR, card().detector?.box_threshold ?? FLOOR);
 
 function setFloor(floor) {
   state.floor = floor;
@@ -52,14 +55,18 @@ function setFloor(floor) {
 async function usePicture(file, name) {
   const { max_image_bytes: most } = card().limits ?? {};
   if (most && file.size > most) return say(tooLarge(card().limits), true);
+  const turn = ++state.pictures;
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file); // upright, by its EXIF, as the service's answer is
+    bitmap = await upright(file);
   } catch {
     return say("This is not a picture, or a damaged one. Use JPEG, PNG or WebP.", true);
   }
-  state.running?.abort();
-  Object.assign(state, { source: new Source(file), name, answer: null, instances: [], clicked: [], picked: null });
+  if (turn !== state.pictures) return bitmap.close(); // a later one was smaller, and is there already
+  quit();
+  const nothing = { answer: null, classes: 0, instances: [], clicked: [], picked: null, lit: null };
+  Object.assign(state, { source: new Source(file), name, ...nothing });
+  setFloor(lowest());
   $("empty").hidden = true;
   $("view").hidden = $("side").hidden = false;
   view.show(bitmap);
@@ -77,7 +84,7 @@ const fromFiles = (files) => {
 
 async function useSample({ url, name, words }) {
   $("words").value = words;
-  const blob = await run("Fetching the sample…", async (signal) => (await fetch(url, { signal })).blob());
+  const blob = await run("Fetching the sample…", (signal) => ownFile(url, signal));
   if (blob) usePicture(blob, name);
 }
 
@@ -91,19 +98,22 @@ async function ask() {
   }
   if (!state.source) return say("Choose a picture first: drop, paste or pick one, or try a sample.", true);
   if (!state.cards.length && !(await loadModels())) return undefined;
-  setFloor(Math.min(FLOOR, card().detector.box_threshold));
+  const floor = lowest();
   const fields = {
     prompt: words, mode: $("phrase").checked ? "phrase" : "classes", model: $("model").value,
-    box_threshold: state.floor, text_threshold: 0, nms: "off", max_detections: MOST_CANDIDATES, masks: "rle",
+    box_threshold: floor, text_threshold: 0, nms: "off", max_detections: MOST_CANDIDATES, masks: "rle",
   };
   const { source } = state;
-  const answer = await run(`Looking for “${words.trim()}”…`, (signal) => source.ask("v1/segment", fields, signal));
+  const about = words.trim().length > 80 ? `${[...words.trim()].slice(0, 80).join("")}…` : words.trim();
+  const answer = await run(`Looking for “${about}”…`, (signal) => source.ask("v1/segment", fields, signal));
   if (!answer) return undefined;
-  return take(answer);
+  return take(answer, floor, fields);
 }
 
-function take(answer) {
+function take(answer, floor, { mode, prompt }) {
   state.answer = answer;
+  state.classes = mode === "phrase" ? 1 : prompt.split(/[,.;\n]/).filter((piece) => piece.trim()).length;
+  setFloor(floor);
   state.instances = answer.detections.map((one) => new Instance(one));
   Object.assign(state, { clicked: [], picked: null, lit: null });
   if (answer.removed.cap) setFloor(Math.ceil((state.instances.at(-1).score + 1e-6) * 100) / 100); // below it, some are missing

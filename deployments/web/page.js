@@ -11,8 +11,8 @@ export const view = new View($("stage"), $("frame"), $("picture"), $("masks"), $
 
 export const state = {
   cards: [], // of GET /v1/models
-  source: null, name: "", // the picture
-  answer: null, floor: 0, roundTrip: 0, // what the words found, down to which score, and ms
+  source: null, name: "", pictures: 0, // the picture, and how many were chosen
+  answer: null, floor: 0, classes: 0, roundTrip: 0, // what the words found, down to which score, of how many, and ms
   instances: [], clicked: [], // of the words, and of clicks
   kept: [], removed: {}, // of the words, what the thresholds leave
   picked: null, lit: null, cross: null, // an instance each, and the keyboard's cross as [x, y]
@@ -52,6 +52,13 @@ export async function run(text, work) {
       busy(false);
     }
   }
+}
+
+/** Give up what is under way without a word: its caller has something else to say. */
+export function quit() {
+  state.running?.abort();
+  state.running = null;
+  busy(false);
 }
 
 function busy(on) {

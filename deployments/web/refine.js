@@ -1,6 +1,6 @@
 // Clicks and keys on the picture: pick an instance, set points, see SAM refine it.
 import { Instance } from "./instance.js";
-import { $, pick, redraw, render, run, say, shown, state, view } from "./page.js";
+import { $, pick, quit, redraw, render, run, say, shown, state, view } from "./page.js";
 
 const canvas = $("masks");
 const under = ([x, y]) => shown().find((one) => one.shape.mask.has(Math.floor(x), Math.floor(y))) ?? null;
@@ -12,15 +12,10 @@ function mark(place, label) {
   if (state.picked) return void addPoint(state.picked, place, label);
   const hit = under(place);
   if (hit) return pick(hit);
-  const begun = new Instance({ class_id: classCount(), label: "clicked" });
+  const begun = new Instance({ class_id: state.classes, label: "clicked" });
   state.clicked.push(begun);
   pick(begun);
   addPoint(begun, place, 1);
-}
-
-/** The colour of what was clicked is the one after those of the words. */
-function classCount() {
-  return $("phrase").checked ? 1 : $("words").value.split(/[,.;\n]/).filter((piece) => piece.trim()).length;
 }
 
 function addPoint(one, [x, y], label) {
@@ -41,7 +36,7 @@ async function ask(one) {
     $("timings").textContent = `Refined: masks ${Math.round(masks)} ms, total ${Math.round(total)} ms; round trip ${Math.round(state.roundTrip)} ms`;
     say(`“${one.label}” refined with ${count} ${count === 1 ? "point" : "points"}: ${one.shape.area} pixels.`);
   } else if (one.points.length === count) {
-    one.points.pop(); // no answer, no point
+    one.points.length = one.shape?.count ?? 0; // no answer, no point: neither this one nor one that it overtook
     drop(one);
   }
   render();
@@ -57,7 +52,7 @@ function drop(one) {
 export function undo() {
   const one = state.picked;
   if (!one?.points.length) return;
-  state.running?.abort();
+  quit();
   const missing = one.undo();
   drop(one);
   say("The last point is taken back.");
@@ -67,7 +62,7 @@ export function undo() {
 
 $("undo").addEventListener("click", undo);
 $("reset").addEventListener("click", () => {
-  state.running?.abort();
+  quit();
   state.picked.reset();
   drop(state.picked);
   say("Back to the mask as it was found.");

@@ -47,7 +47,8 @@ export function drawMasks(context, instances, scale, { lit = null, cache = new M
 
 export class View {
   constructor(stage, frame, picture, masks, tip) {
-    Object.assign(this, { stage, frame, picture, masks, tip, bitmap: null, cache: new Map() });
+    Object.assign(this, { stage, frame, picture, masks, tip, bitmap: null });
+    this.forget();
     new ResizeObserver(() => this.fit()).observe(stage);
     addEventListener("resize", () => this.fit());
     this.redraw = () => {};
@@ -56,8 +57,13 @@ export class View {
   show(bitmap) {
     this.bitmap?.close();
     this.bitmap = bitmap;
-    this.cache.clear();
+    this.forget();
     this.fit(true);
+  }
+
+  /** Masks as canvases: no longer than the masks themselves are there. */
+  forget() {
+    this.cache = new WeakMap();
   }
 
   /** As large as the window has room for; drawn again only where that changed. */
@@ -73,7 +79,7 @@ export class View {
       [canvas.width, canvas.height] = pixels;
       [canvas.style.width, canvas.style.height] = shown.map((side) => `${side}px`);
     }
-    this.cache.clear(); // outlines are as wide as the screen wants them
+    this.forget(); // outlines are as wide as the screen wants them
     const context = this.picture.getContext("2d", { alpha: false });
     context.imageSmoothingQuality = "high";
     context.fillStyle = "#fff"; // the service lays transparent pictures on white

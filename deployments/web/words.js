@@ -4,7 +4,7 @@ const bytes = (count) => `${Math.floor(count / 2 ** 20)} MB`;
 /** @returns {string} a sentence or two for the person in front of the page; `limits` are the model card's */
 export function explain(error, limits = {}) {
   const { code, retryAfter } = error;
-  const wait = retryAfter ? ` Try again in ${retryAfter} s.` : " Try again in a moment.";
+  const wait = /^\d+$/.test(retryAfter ?? "") ? ` Try again in ${retryAfter} s.` : " Try again in a moment.";
   const plain = {
     offline: "The service cannot be reached. Check the connection, then ask again.",
     overloaded: `The service is busy.${wait}`,
@@ -25,7 +25,7 @@ export function explain(error, limits = {}) {
   if (error.status === 429) return `The service is busy.${wait}`;
   if (error.status === 408 || error.status === 504) return plain.deadline_exceeded;
   if (error.status === 413) return plain.body_too_large;
-  return error.message ? `The service refused: ${error.message}.` : "The service gave an answer that this page cannot read.";
+  return error.message && code !== "unreadable" ? `The service refused: ${error.message}.` : "The service gave an answer that this page cannot read.";
 }
 
 /** For a file that is over the limits before it is sent. */

@@ -38,7 +38,7 @@ def _row(parameter: Any) -> tuple[str, str, str, str]:
     name = (parameter.metavar or parameter.name.upper()) if is_argument else ", ".join(parameter.opts)
     default = "required" if parameter.required else _default(parameter)
     variable = f" Also: `{parameter.envvar}` in the environment." if parameter.envvar else ""
-    return code(name), _kind(parameter), default, (parameter.help or "") + variable
+    return code(name), _kind(parameter), default, _plain(parameter.help or "") + variable
 
 
 def _kind(parameter: Any) -> str:
@@ -68,4 +68,5 @@ def _default(parameter: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    return text.replace("\b\n", "").replace("\f", "")
+    """Without what steers its layout on a terminal."""
+    return text.replace("\b\n", "").replace("\f", "").replace("\\[", "[")

@@ -238,6 +238,21 @@ def test_serves_own_proxy_never_sees_a_hostile_id(client: httpx.Client, given: b
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["traceparent", "x-session-id", "serve-multiplexed-model-id", "x-other"])
+def test_a_header_that_is_not_utf8_is_no_fault(client: httpx.Client, name: str) -> None:
+    """Serve's proxy decodes the first three."""
+    answer = client.get("/v1/models", headers=[(name.encode(), b"\xff")])
+    assert answer.status_code == 200
+    assert len(answer.headers.get_list("x-request-id")) == 1
+
+
+@pytest.mark.slow
+def test_nor_is_a_time_that_is_not_utf8(client: httpx.Client) -> None:
+    answer = client.post("/v1/segment", headers=[(b"x-request-timeout-seconds", b"\xff")])
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "x-request-timeout-seconds")
+
+
+@pytest.mark.slow
 def test_a_refused_image_is_no_error_in_the_log(client: httpx.Client) -> None:
     broken = {"image": picture((300, 300))[:-30]}
     answer = client.post("/v1/segment", files=broken, data={"prompt": "car"}, headers={"x-request-id": "log:4"})

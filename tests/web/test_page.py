@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
@@ -153,24 +154,32 @@ def test_a_click_on_nothing_makes_an_instance_of_its_own(screen: Screen) -> None
     assert not screen.masks_at(SIZE).any()
 
 
-def test_the_picture_is_upright(screen: Screen) -> None:
+@pytest.mark.parametrize("form", ["JPEG", "WEBP", "PNG"])
+def test_the_picture_is_upright(screen: Screen, form: str) -> None:
     stored = Image.new("RGB", (80, 40), "white")
     stored.paste("red", (0, 0, 40, 40))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
-    buffer = BytesIO()
-    stored.save(buffer, "JPEG", exif=exif, quality=95)
-    upright = decode(buffer.getvalue())
-    assert upright.shape == (80, 40, 3)
-    screen.upload(buffer.getvalue(), "photo.jpg")
-    screen.ask("car")
-    shown = screen.canvas("picture")
-    assert shown.shape[0] == 2 * shown.shape[1]
-    for y in (20, 60):
-        seen = shown[y * shown.shape[0] // 80, shown.shape[1] // 2, :3].astype(int)
-        assert np.abs(seen - upright[y, 20]).max() < 25
-    assert (screen.masks_at((80, 40))[..., 3] > 0).all()
-    assert "another way" not in screen["status"].inner_text()
+    stored.paste("blue", (0, 0, 40, 20))  # no two ways to turn it look alike
+    screen["words"].fill("car")
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        buffer = BytesIO()
+        stored.save(buffer, form, exif=exif, quality=95)
+        upright = decode(buffer.getvalue())
+        assert upright.shape[:2] == ((40, 80) if orientation < 5 else (80, 40))
+        name = f"{orientation}.{form.lower()}"
+        screen.upload(buffer.getvalue(), name)
+        expect(screen["masks"]).to_have_attribute("aria-label", re.compile(rf"^{name}"))
+        screen.says("1 found")
+        expect(screen["working"]).to_be_hidden()
+        height, width = upright.shape[:2]
+        shown = screen.canvas("picture")
+        assert shown.shape[0] * width == shown.shape[1] * height
+        for y, x in [(y * height // 4, x * width // 4) for y in (1, 3) for x in (1, 3)]:
+            seen = shown[y * shown.shape[0] // height, x * shown.shape[1] // width, :3].astype(int)
+            assert np.abs(seen - upright[y, x]).max() < 25, orientation
+        assert (screen.masks_at((height, width))[..., 3] > 0).all()
+        assert "another way" not in screen["status"].inner_text()
 
 
 def told(code: str) -> str:

@@ -13,18 +13,20 @@ from pipeline.result import Result
 from tests.deployments.cli.conftest import DEMO, Run
 
 PROMPT = "star, red circle"
-ALL = {
-    "--box-threshold": 0.1,
-    "--text-threshold": 0.15,
-    "--nms": "agnostic",
-    "--nms-threshold": 0.9,
-    "--negative-prompt": "blue ring",
-    "--negative-iou": 0.6,
-    "--min-area": 0.001,
-    "--max-area": 0.5,
-    "--max-detections": 7,
-    "--mode": "phrase",
-}
+LOW = {"box_threshold": 0.05, "text_threshold": 0.05}
+OPTIONS: list[dict[str, Any]] = [  # each changes what is found in the demo picture
+    {"box_threshold": 0.8},
+    {"text_threshold": 0.8},
+    {**LOW, "nms": "off"},
+    {**LOW, "nms_threshold": 0.0},
+    {**LOW, "negative_prompt": "blue star"},
+    {**LOW, "negative_prompt": "blue star", "negative_iou": 1.0},
+    {"min_area": 0.05},
+    {"max_area": 0.05},
+    {"max_detections": 1},
+    {"mode": "phrase", "box_threshold": 0.01, "text_threshold": 0.0},
+]
+
 
 pytestmark = pytest.mark.usefixtures("tree")
 
@@ -50,15 +52,29 @@ def test_a_picture_on_standard_input(run: Run, model: Any) -> None:
     assert timeless(run("predict", "-", PROMPT, input=DEMO.read_bytes()).stdout) == expected(model, DEMO, PROMPT)
 
 
-def test_every_option_reaches_the_model(run: Run, model: Any) -> None:
-    words = [str(word) for option in ALL.items() for word in option]
-    fields = {name.removeprefix("--").replace("-", "_"): value for name, value in ALL.items()}
-    told = timeless(run("predict", "c.png", PROMPT, *words, "--multimask", "--tile", "400:100").stdout)
-    assert told == expected(model, DEMO, PROMPT, **fields, multimask=True, tile={"size": 400, "overlap": 100})
-    told = timeless(run("predict", "c.png", PROMPT, "--raw", "--max-detections", 3).stdout)
-    assert told == expected(model, DEMO, PROMPT, raw=True, max_detections=3)
-    told = timeless(run("predict", "c.png", PROMPT, "--tile", "300").stdout)
-    assert told == expected(model, DEMO, PROMPT, tile={"size": 300, "overlap": 120})
+@pytest.mark.parametrize("fields", OPTIONS, ids=str)
+def test_every_option_reaches_the_model(run: Run, model: Any, fields: dict[str, Any]) -> None:
+    words = [word for name, value in fields.items() for word in (f"--{name.replace('_', '-')}", value)]
+    told = timeless(run("predict", "c.png", PROMPT, "--masks", "none", *words).stdout)
+    assert told == expected(model, DEMO, PROMPT, masks=False, **fields)
+    assert told != expected(model, DEMO, PROMPT, masks=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "fields"),
+    [
+        (["--multimask"], {"multimask": True}),
+        (["--raw", "--max-detections", 3], {"raw": True, "max_detections": 3}),
+        (["--tile", "500:100"], {"tile": {"size": 500, "overlap": 100}}),
+        (["--tile", "500"], {"tile": {"size": 500, "overlap": 200}}),
+    ],
+)
+def test_options_that_are_not_fields_word_by_word(
+    run: Run, model: Any, words: list[object], fields: dict[str, Any]
+) -> None:
+    told = timeless(run("predict", "c.png", PROMPT, *words).stdout)
+    assert told == expected(model, DEMO, PROMPT, **fields)
+    assert told != expected(model, DEMO, PROMPT)
 
 
 @pytest.mark.parametrize("form", ["rle", "polygon", "png", "none"])

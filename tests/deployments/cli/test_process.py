@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.result import Result
 from tests.deployments.cli.conftest import DEMO
-from tests.deployments.scripted_server import HOLD, Answers, ScriptedServer, refusal
+from tests.deployments.client.scripted_server import HOLD, Answers, ScriptedServer, refusal
 
 ROOT = Path(__file__).parents[3]
 TEXT2MASK = [sys.executable, "-m", "deployments.cli"]

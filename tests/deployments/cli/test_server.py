@@ -100,7 +100,7 @@ def test_files_are_those_of_this_process(run: Run, same_models: str) -> None:
     command = ("predict", "a", "b", "c.png", PROMPT, *EVERY)
     here = run(*command, "--out", "here", code=1)
     there = run(*command, "--out", "there", "--server", same_models, "--concurrency", 3, code=1)
-    assert len(contents("here")) == 21
+    assert len(contents("here")) == 18
     assert contents("there") == contents("here")
     assert there.stderr.splitlines()[0] == here.stderr.splitlines()[0]
 
@@ -110,7 +110,7 @@ def test_files_are_those_of_this_process(run: Run, same_models: str) -> None:
     [
         [],
         ["--masks", "none"],
-        ["--masks", "polygon", "--multimask", "--tile", "400:100", "--nms", "off", "--nms-threshold", "0.9"],
+        ["--masks", "polygon", "--multimask", "--tile", "500:100", "--nms", "off", "--nms-threshold", "0.9"],
         ["--negative-prompt", "ring", "--negative-iou", "0.4", "--mode", "phrase", "--box-threshold", "0.1"],
         ["--raw", "--max-detections", "4", "--min-area", "0.001", "--max-area", "0.9"],
         ["--text-threshold", "0.5", "--model", "tiny"],

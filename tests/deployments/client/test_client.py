@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -403,7 +404,18 @@ def test_what_cannot_be_sent_never_leaves() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "127.0.0.1:8000", "ftp://a", "http://", "http://u:p@a", "http://a/?b", "http://a/#b", "http://a\n"]
+    "url",
+    [
+        "",
+        "127.0.0.1:8000",
+        "ftp://a",
+        "http://",
+        "http://u:p@a",
+        "http://a/?b",
+        "http://a/#b",
+        "http://a:99999",
+        "http://a\n",
+    ],
 )
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ValueError, match="address") as caught:
@@ -437,6 +449,23 @@ def test_threads_share_one_client_and_nothing_is_left_when_it_is_closed() -> Non
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_transport_of_the_callers_own_is_not_taken_through_a_fork() -> None:
+    with scripted(forever=answer()) as server, Client(server.url, http=httpx.AsyncHTTPTransport()) as client:
+        client.segment(PICTURE, "car")
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                client.segment(PICTURE, "car", timeout_s=20)
+            except RuntimeError as error:
+                code = 0 if "make one after" in str(error) else 2
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert len(client.segment(PICTURE, "car")) == 1
+
+
 def test_a_forked_process_has_a_connection_of_its_own() -> None:
     with scripted(forever=answer()) as server, Client(server.url) as client:
         client.segment(PICTURE, "car")

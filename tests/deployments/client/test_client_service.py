@@ -90,6 +90,28 @@ def test_every_field_arrives_in_a_form_and_in_json() -> None:
     ).model_dump(exclude={"image"})
 
 
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [
+        ("prompt", 5),
+        ("prompt", [5]),
+        ("prompt", {"text": "car"}),
+        ("negative_prompt", {"text": "car"}),
+        ("box_threshold", "0.5"),
+        ("max_detections", 5.0),
+        ("multimask", 1),
+        ("raw", "true"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_the_bytes_as_it_is_by_the_id(param: str, value: Any) -> None:
+    with serving() as client:
+        for _ in range(2):  # before the service has the image, and after
+            with pytest.raises(RefusedError) as caught:
+                client.segment(PICTURE, **{"prompt": "car", param: value})
+            assert (caught.value.code, str(caught.value.param).partition("[")[0]) == ("invalid_value", param)
+            client.segment(PICTURE, "car")
+
+
 def read_form(content: dict[str, Any]) -> dict[str, Any]:
     """The fields of a body as the service reads them."""
     request = httpx.Request("POST", "http://a", **content)
