@@ -82,6 +82,7 @@ def test_a_host_that_is_not_ours_is_said_too() -> None:
     ("exporter", "text"), [("nowhere.at_all:otlp", "cannot be imported"), ("deployments.logs:otlp", "has no function")]
 )
 def test_an_exporter_that_is_not_there_is_said_and_nothing_starts(exporter: str, text: str) -> None:
+    pytest.importorskip("ray")
     args = {"tracing.enabled": True, "tracing.exporter": exporter}
     with pytest.raises(SettingsError, match=text), running(args, {"port": free_port()}):
         pass
