@@ -72,10 +72,9 @@ class Calls:
         """Finished masks for `prompts`, in the frame of the encoding's region."""
 
         async def attempt(number: int) -> Masks:
-            if number:
-                metrics.RETRIES.record(1, stage="mask_decoder")
+            if number:  # what was lost is what is counted: the embedding, or the decoder
+                metrics.RETRIES.record(1, stage="image_encoder" if encoding.pending is None else "mask_decoder")
             if encoding.pending is None:  # the retry unit is what comes after the lost object
-                metrics.RETRIES.record(1, stage="image_encoder")
                 encoding.pending = self._encode(self._stages.hold(self._image), encoding.region)
             try:
                 masks = await self._await(self._stages.decode(encoding.pending, prompts, options, self._deadline))

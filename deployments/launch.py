@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import logging
 import os
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from deployments.observe_settings import TracingSettings
 from deployments.settings import SettingsError, from_args
 
 APP_NAME = "text2mask"
@@ -47,6 +49,8 @@ def running(
     options = {"host": DEFAULT_HOST, "port": DEFAULT_PORT, **http_options}
     check_port(options["host"], options["port"])
     if metrics_port is not None:
+        if metrics_port == options["port"]:
+            raise SettingsError(f"port {metrics_port} cannot be the service's and that of the metrics")
         check_port("0.0.0.0", metrics_port)
     args = with_auth(args, options["host"], insecure=insecure)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before ray is imported: it is read then
@@ -59,6 +63,7 @@ def running(
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     settings = from_args(args)
+    _check_exporter(settings.tracing)
     app = build_app(dict(args))  # before anything is started: most mistakes show here
     try:
         # A Ray of its own ("local"), even where another one runs: for that there is `serve deploy`.
@@ -103,6 +108,19 @@ def with_auth(args: Mapping[str, Any], host: str, *, insecure: bool = False) -> 
             "--keys-file keys.yaml (the setting auth.keys_file), or let everybody in with --insecure"
         )
     return dict(args)
+
+
+def _check_exporter(tracing: TracingSettings) -> None:
+    """Raise SettingsError for one that is not there: Serve would end in a traceback."""
+    module, _, function = tracing.exporter.partition(":")
+    if not tracing.enabled:
+        return
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except ImportError as error:
+        raise SettingsError(f"tracing.exporter: {module} cannot be imported: {error}") from None
+    if not callable(found):
+        raise SettingsError(f"tracing.exporter: {module} has no function {function}")
 
 
 def is_loopback(host: str) -> bool:

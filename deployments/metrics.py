@@ -74,7 +74,13 @@ CACHE_LOOKUPS = Metric(
     "encoding under way).",
 )
 CACHE_BYTES = Metric("text2mask_cache_bytes", "gauge", "bytes", ("model",), "What the image encoder keeps of images.")
-ITEMS = Metric("text2mask_items", "counter", "items", _MODEL, "Items computed; over the batches: their mean size.")
+ITEMS = Metric(
+    "text2mask_items",
+    "counter",
+    "items",
+    _MODEL,
+    "Items computed, a long prompt in several parts; over the batches: their mean size.",
+)
 COST = Metric("text2mask_cost", "counter", "captions, images or prompts", _MODEL, "Cost computed, in the stage's unit.")
 BATCH_ITEMS = Metric("text2mask_batch_items", "histogram", "items", _MODEL, "Items in a batch.", _ITEMS)
 BATCH_FILL = Metric(

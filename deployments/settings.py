@@ -41,15 +41,21 @@ class DetectorEntry(Section):
     """One detector on offer. What is left out of `deployment` is as in the section `detector`."""
 
     model: Annotated[str, Field(min_length=1, description="A registry name, or a bundle's folder.")]
-    deployment: DetectorSettings | None = None
+    deployment: Annotated[
+        DetectorSettings | None, Field(description="As the section `detector`, for this one alone.")
+    ] = None
 
 
 class SegmenterEntry(Section):
-    """One segmenter on offer: two deployments."""
+    """One segmenter on offer: two deployments. What is left out of them is as in their sections."""
 
     model: Annotated[str, Field(min_length=1, description="A registry name, or a bundle's folder.")]
-    image_encoder: ImageEncoderSettings | None = None
-    mask_decoder: MaskDecoderSettings | None = None
+    image_encoder: Annotated[
+        ImageEncoderSettings | None, Field(description="As the section `image_encoder`, for this one alone.")
+    ] = None
+    mask_decoder: Annotated[
+        MaskDecoderSettings | None, Field(description="As the section `mask_decoder`, for this one alone.")
+    ] = None
 
 
 class Settings(Section):

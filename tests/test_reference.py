@@ -37,6 +37,12 @@ def test_every_setting_says_why() -> None:
     assert [row[0] for row in rows if len(row) < 4] == []
 
 
+def test_what_an_entry_of_a_list_holds_is_a_setting_too() -> None:
+    page = (FOLDER / "settings.md").read_text(encoding="utf-8")
+    for name in ("detectors[].deployment", "segmenters[].image_encoder", "segmenters[].mask_decoder"):
+        assert f"| `{name}` | section |" in page
+
+
 def test_every_field_of_a_request_says_what_it_is_for() -> None:
     schemas: dict[str, Any] = json.loads((ROOT / "openapi.json").read_text(encoding="utf-8"))["components"]["schemas"]
     for name in ("SegmentRequest", "DetectRequest", "MasksRequest"):

@@ -30,8 +30,9 @@ app.add_typer(keys.app, name="keys")
 
 def main() -> None:
     """The console script's entry."""
-    if os.environ.get("TEXT2MASK_PORT", "").startswith("tcp://"):
-        del os.environ["TEXT2MASK_PORT"]  # Kubernetes means the address of a service called text2mask by it
+    for name in ("TEXT2MASK_PORT", "TEXT2MASK_METRICS_PORT"):
+        if os.environ.get(name, "").startswith("tcp://"):
+            del os.environ[name]  # Kubernetes means the address of a service called text2mask, or text2mask-metrics
     app(prog_name="text2mask")
 
 

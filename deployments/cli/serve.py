@@ -33,7 +33,10 @@ def serve(
     metrics_port: Annotated[
         int | None,
         typer.Option(
-            min=1, max=65535, help="Prometheus reads /metrics there, as does whoever reaches this machine. Unset: none."
+            min=1,
+            max=65535,
+            envvar="TEXT2MASK_METRICS_PORT",
+            help="Prometheus reads /metrics there, as does whoever reaches this machine. Unset: none.",
         ),
     ] = None,
     insecure: Annotated[

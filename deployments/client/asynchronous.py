@@ -48,8 +48,8 @@ class AsyncClient:
         reuse_ids: bool = True,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         http: httpx.AsyncBaseTransport | None = None,
-        clock: Clock = _REAL_CLOCK,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        clock: Clock | None = None,
+        sleep: Callable[[float], Awaitable[object]] | None = None,
     ) -> None:
         """As `Client`; `clock` and `sleep` are for tests."""
         address = service_url(url)
@@ -58,8 +58,8 @@ class AsyncClient:
             _http(address, service_key(key), http),
             timeout_s=calls.checked_timeout(timeout_s),
             backoff=Backoff(attempts),
-            clock=clock,
-            sleep=sleep,
+            clock=clock or _REAL_CLOCK,
+            sleep=sleep or asyncio.sleep,
             known=KnownImages() if reuse_ids else None,
             max_answer_bytes=max_answer_bytes,
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from os import PathLike
-from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 from PIL import Image
@@ -39,7 +41,7 @@ def read_image(image: object) -> Upload | ImageUrl | ImageId:
     """What to send for `image`. Reads files, encodes pixels: not for an event loop.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is none but a pipe or a device.
         StageError: an array of another shape or type.
         ValueError: a URL that is not an `ImageUrl`. TypeError: anything else.
     """
@@ -64,7 +66,15 @@ def read_image(image: object) -> Upload | ImageUrl | ImageId:
 def _file(path: str | PathLike[str]) -> bytes:
     if _URL.match(str(path)):
         raise ValueError("this is a URL: give ImageUrl(...) to have the service fetch it")
-    return Path(path).read_bytes()
+    with open(path, "rb", opener=_at_once) as file:
+        if not S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe may never end, a device never does
+            raise OSError(errno.EINVAL, "not a file", str(path))
+        return file.read()
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _png(pixels: UInt8Array) -> bytes:

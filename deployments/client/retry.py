@@ -122,6 +122,8 @@ def _pause_s(error: ClientError, jitter_s: float, left_s: float, timeout_s: floa
         return asked_s + jitter_s
     if asked_s > 0:
         return asked_s
+    if left_s / 2 >= MIN_LEFT_S:  # sooner than drawn, but once more: the call has little time, not none
+        return left_s / 2
     late = out_of_time(timeout_s, error.request_id)
     late.message = f"no further attempt fits into what is left of the call's {timeout_s:g} seconds"
     raise late from error

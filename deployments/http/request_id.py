@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from uuid import uuid4
 
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = b"x-request-id"
@@ -27,6 +28,9 @@ def id_of(scope: Scope) -> str:
 class RequestId:
     """Sees to it that a request, on its way in, and its answer have exactly one `x-request-id`, and the same.
 
+    A request that gets no answer, as from Serve's proxy where the ingress dies under it, gets a 500 in plain text. The
+    server would give it the same without an id.
+
     Args:
         echoed: whoever stands in front echoes the id that it passes on, as Serve's proxy does; so the answer gets one
             here only where that was replaced.
@@ -43,11 +47,17 @@ class RequestId:
         id_ = chosen(given)
         others = [(name, value) for name, value in scope["headers"] if name.lower() != HEADER]
         answer_has_it = self._echoed and given == [id_]
+        started = False
 
         async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
             if message["type"] == "http.response.start" and not answer_has_it:
                 headers = [one for one in message.get("headers", ()) if one[0].lower() != HEADER]
                 message = {**message, "headers": [*headers, (HEADER, id_)]}
             await send(message)
 
-        return await self._app({**scope, "headers": [*others, (HEADER, id_)]}, receive, sending)
+        await self._app({**scope, "headers": [*others, (HEADER, id_)]}, receive, sending)
+        if started or scope["type"] != "http":
+            return None
+        return await PlainTextResponse("Internal Server Error", 500)(scope, receive, sending)

@@ -63,7 +63,8 @@ def _section_table(model: type[BaseModel], prefix: str) -> str:
     rows = [
         (code(prefix + name), _type(field), _default(field), field.description or "")
         for name, field in model.model_fields.items()
-        if _section_of(field.annotation)[0] is None or get_origin(field.annotation) is tuple
+        # A section has a table of its own, but for those of a list's entries, which repeat it.
+        if "[]" in prefix or _section_of(field.annotation)[0] is None or get_origin(field.annotation) is tuple
     ]
     return table(("name", "value", "default", "why"), rows) if rows else ""
 
@@ -105,6 +106,8 @@ def _name(annotation: Any) -> str:
         return "list"
     if origin is dict:
         return "mapping"
+    if issubclass(annotation, BaseModel):
+        return "section"
     return _PLAIN[annotation]
 
 

@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deployments.cli import app
-from deployments.launch import PortTakenError, check_port
+from deployments.launch import PortTakenError, check_port, free_port, running
+from deployments.settings import SettingsError
 from pipeline import __version__
 from pipeline.models.registry import CHECKPOINTS
 from tests.deployments.fakes import picture
@@ -75,3 +76,19 @@ def test_a_taken_port_is_said_before_anything_starts() -> None:
 
 def test_a_host_that_is_not_ours_is_said_too() -> None:
     assert "cannot listen on 192.0.2.77" in complaint("serve", "--host", "192.0.2.77")
+
+
+@pytest.mark.parametrize(
+    ("exporter", "text"), [("nowhere.at_all:otlp", "cannot be imported"), ("deployments.logs:otlp", "has no function")]
+)
+def test_an_exporter_that_is_not_there_is_said_and_nothing_starts(exporter: str, text: str) -> None:
+    pytest.importorskip("ray")
+    args = {"tracing.enabled": True, "tracing.exporter": exporter}
+    with pytest.raises(SettingsError, match=text), running(args, {"port": free_port()}):
+        pass
+
+
+def test_the_metrics_want_a_port_of_their_own() -> None:
+    port = free_port()
+    with pytest.raises(SettingsError, match=f"port {port}"), running({}, {"port": port}, metrics_port=port):
+        pass

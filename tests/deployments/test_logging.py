@@ -122,6 +122,25 @@ def test_behind_one_that_echoes_it_is_echoed_once(given: bytes | None) -> None:
     assert len(sent[0]["headers"]) == (0 if given == b"mine" else 1)
 
 
+def test_who_gets_no_answer_gets_500_with_the_id() -> None:
+    """As from Serve's proxy, where the ingress dies under the request."""
+    sent: list[Message] = []
+
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        pass
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    asyncio.run(RequestId(silent)({"type": "http", "headers": [(b"x-request-id", b"mine")]}, receive, send))
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert sent[0]["status"] == 500
+    assert (b"x-request-id", b"mine") in sent[0]["headers"]
+
+
 def test_a_line_says_what_was_asked_and_how_it_went(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     service = Service()

@@ -204,7 +204,7 @@ def test_a_server_that_does_not_come_to_an_end_does_not_hold_the_caller(entry: s
 
 
 def test_time_over_names_the_failure_before() -> None:
-    error = refused(DeadlineError, refusal(503, "not_ready"), timeout_s=0.2)
+    error = refused(DeadlineError, *[refusal(503, "not_ready")] * 5, timeout_s=0.2)
     assert isinstance(error, TimeoutError)
     assert isinstance(error.__cause__, UnavailableError)
 
@@ -361,6 +361,14 @@ def sent_image(image: Any) -> bytes:
         ask(server, lambda client: client.segment(image, "car"))
         body = server.received[0].body
     return body.split(b"octet-stream\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0]
+
+
+def test_a_pipe_and_a_device_are_no_images(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with Client("http://127.0.0.1:9") as client:
+        for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+            with pytest.raises(OSError, match="not a file|directory"):
+                client.segment(path, "car")
 
 
 def test_every_kind_of_image_arrives_as_it_is_seen(tmp_path: Path) -> None:

@@ -85,8 +85,12 @@ def test_a_longer_retry_after_than_the_time_left_is_the_end_at_once() -> None:
 
 
 def test_no_wait_beyond_the_deadline() -> None:
-    steps, _ = start(Time(chance=0.99), timeout_s=0.4)
-    with pytest.raises(DeadlineError, match=r"no further attempt fits into .* 0.4 seconds") as caught:
+    steps, _ = start(Time(chance=0.99), timeout_s=0.4)  # 0.495 s would be too late
+    pause = steps.send(BROKEN)
+    assert isinstance(pause, Pause)
+    assert pause.seconds == pytest.approx(0.2)
+    steps, _ = start(Time(chance=0.99), timeout_s=1.5 * MIN_LEFT_S)
+    with pytest.raises(DeadlineError, match="no further attempt fits into") as caught:
         steps.send(BROKEN)
     assert caught.value.__cause__ is BROKEN
     time = Time()
