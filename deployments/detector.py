@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from deployments.refusals import as_value
-from deployments.stage_runner import StageRunner, model_threads
+from deployments.stage_runner import StageRunner, settle
 from deployments.stage_settings import StageSettings
 from pipeline.bundle import Bundle
 from pipeline.stages import Detections, DetectRequest, ImageSource, TextClass
@@ -23,7 +23,7 @@ class DetectorDeployment:
         from pipeline.detector import Detector  # torch: in the replica, not where the app is built
 
         ray_metrics.install()
-        self._stage = Detector.from_bundle(bundle, device=settings.device, threads=model_threads(settings.threads))
+        self._stage = Detector.from_bundle(bundle, device=settings.device, threads=settle(settings))
         self._runner: StageRunner[Any, Any, Detections] = StageRunner(
             self._stage, settings, name="detector", model=bundle.name
         )

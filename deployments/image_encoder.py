@@ -10,7 +10,7 @@ from deployments import metrics
 from deployments.cache import Flights, ImageCache
 from deployments.image_ids import not_cached
 from deployments.refusals import as_value
-from deployments.stage_runner import StageRunner, model_threads
+from deployments.stage_runner import StageRunner, settle
 from deployments.stage_settings import ImageEncoderSettings
 from pipeline.bundle import Bundle
 from pipeline.stages import Embedding, Region
@@ -24,7 +24,7 @@ class ImageEncoderDeployment:
         from pipeline.image_encoder import ImageEncoder  # torch: in the replica, not where the app is built
 
         ray_metrics.install()
-        self._stage = ImageEncoder.from_bundle(bundle, device=settings.device, threads=model_threads(settings.threads))
+        self._stage = ImageEncoder.from_bundle(bundle, device=settings.device, threads=settle(settings))
         self._runner: StageRunner[Any, Any, Embedding] = StageRunner(
             self._stage, settings, name="image_encoder", model=bundle.name
         )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from deployments.refusals import as_value
-from deployments.stage_runner import StageRunner, model_threads
+from deployments.stage_runner import StageRunner, settle
 from deployments.stage_settings import StageSettings
 from pipeline.bundle import Bundle
 from pipeline.models.architectures import segmenter_architecture
@@ -22,7 +22,7 @@ class MaskDecoderDeployment:
         from pipeline.mask_decoder import MaskDecoder  # torch: in the replica, not where the app is built
 
         ray_metrics.install()
-        self._stage = MaskDecoder.from_bundle(bundle, device=settings.device, threads=model_threads(settings.threads))
+        self._stage = MaskDecoder.from_bundle(bundle, device=settings.device, threads=settle(settings))
         self._runner: StageRunner[Any, Any, Masks] = StageRunner(
             self._stage, settings, name="mask_decoder", model=bundle.name
         )

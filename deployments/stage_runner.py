@@ -15,6 +15,7 @@ from deployments.batcher import Batcher
 from deployments.logs import LOGGER
 from deployments.stage_meter import StageMeter
 from deployments.stage_settings import StageSettings
+from pipeline.allocator import keep_freed_memory
 from pipeline.errors import StageError
 from pipeline.stages import Splittable, Stage
 
@@ -116,6 +117,13 @@ class StageRunner(Generic[Item, Raw, Output]):
                 self._meter.step(step, begin, time.perf_counter(), trace)
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, guarded)
+
+
+def settle(settings: StageSettings) -> int:
+    """Set this process up for a model, before it is built; the model's threads."""
+    if settings.keep_freed_memory:
+        keep_freed_memory()
+    return model_threads(settings.threads)
 
 
 def model_threads(setting: int) -> int:

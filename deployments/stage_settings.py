@@ -71,6 +71,13 @@ class StageSettings(Replicas):
     max_batch_cost: Annotated[
         int | None, Field(ge=1, description="Most summed cost in one forward pass, in the stage's unit; unset: any.")
     ] = None
+    keep_freed_memory: Annotated[
+        bool,
+        Field(
+            description="The replica's process keeps what it frees: page faults otherwise take a third of a model's "
+            "CPU time. It stays as large as it ever was; false where that memory is wanted elsewhere."
+        ),
+    ] = True
     longest_batch_s: Annotated[
         float, Field(gt=0, description="Upper estimate of one forward pass, against which shutdown is checked.")
     ] = 30

@@ -31,12 +31,14 @@ def load(model: str, device: str) -> TextToMask:
     """The models. Raises BundleError, and UsageError for a device that is not there."""
     import torch
 
+    from pipeline.allocator import keep_freed_memory
     from pipeline.text_to_mask import TextToMask
 
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
         raise UsageError(f"--device {device!r} is none that torch has here; cpu always is") from None
+    keep_freed_memory()
     return TextToMask.from_pretrained(model, device=device)
 
 

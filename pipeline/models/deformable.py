@@ -37,7 +37,7 @@ def _attend(
     key_padding_mask: Tensor | None = None,
     reference_points: Tensor | None = None,
     spatial_shapes: Tensor | None = None,
-    **_: Any,
+    **others: Any,
 ) -> Tensor:
     """`MultiScaleDeformableAttention.forward`, step by step, up to the sampling."""
     assert reference_points is not None
@@ -46,7 +46,7 @@ def _attend(
     query = query if query_pos is None else query + query_pos
     if not module.batch_first:
         query, value = query.transpose(0, 1), value.transpose(0, 1)
-    batch, queries, _ = query.shape
+    batch, queries = query.shape[:2]
     heads, levels, points = module.num_heads, module.num_levels, module.num_points
 
     values = module.value_proj(value)
@@ -62,7 +62,7 @@ def _attend(
         locations = centre + offsets / points * size * 0.5
     shapes = [(int(height), int(width)) for height, width in spatial_shapes.tolist()]
     output = module.output_proj(sample(values, shapes, locations, weights.view(batch, queries, heads, levels, points)))
-    return output if module.batch_first else output.transpose(0, 1)
+    return output if module.batch_first else output.transpose(0, 1)  # type: ignore[no-any-return]
 
 
 def sample(values: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
