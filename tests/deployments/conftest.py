@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+
+from deployments.logs import LOGGER
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.LogCaptureFixture]:
+    """pytest's own, which also hears our logger: once Serve is loaded, its parent passes nothing on."""
+    logger = logging.getLogger(LOGGER)
+    monkeypatch.setattr(logger, "propagate", False)  # or, without Serve, everything is heard twice
+    caplog.set_level(logging.DEBUG, logger=LOGGER)  # whatever the launcher has told its parent
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture
