@@ -30,6 +30,12 @@ def serve(
         Path | None,
         typer.Option(help="Ask for a key; its hash is in this list, which `text2mask keys new` adds to."),
     ] = None,
+    fused: Annotated[
+        bool,
+        typer.Option(
+            "--fused", help="All stages in one process: less memory and quicker answers on one machine or one GPU."
+        ),
+    ] = False,
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -52,11 +58,13 @@ def serve(
         given = {"host": host, "port": port}
         options = {**file.http_options, **{name: value for name, value in given.items() if value is not None}}
         args = {**file.args, "model": model} if model else file.args
+        if fused:
+            args = {**args, "fused": True}
         if keys_file is not None:
             args = {**args, "auth.mode": "keys", "auth.keys_file": keys_file}
         aside.print("Starting; the models warm up first.")
         with running(args, options, insecure=insecure, metrics_port=metrics_port) as url:
-            aside.print(f"Ready: POST {url}/v1/segment. Ctrl-C stops it.", highlight=False)
+            aside.print(f"Ready: {url}/ in a browser, or POST {url}/v1/segment. Ctrl-C stops it.", highlight=False)
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:
