@@ -1,0 +1,1 @@
+"""The service beside what else a user would pick: `python -m benchmarks.serving`. Linux only."""

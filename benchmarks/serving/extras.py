@@ -1,0 +1,90 @@
+"""What one part costs: the DAG without models, and a prompt about an image that is known already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Any
+
+import httpx
+
+from benchmarks.serving import load, report
+from benchmarks.serving.material import cases
+from benchmarks.serving.processes import running_arm
+
+JSON = {"content-type": "application/json"}
+POINT = [[0.5, 0.5, 1]]  # shares of width and height: the middle
+
+
+def measure(rounds: int, seconds: float) -> dict[str, Any]:
+    dag = empty_dag(rounds, seconds)
+    known = {arm: known_image(arm, rounds, seconds) for arm in ("e", "f")}
+    return {"empty": dag, "known_image": known, "lines": [_dag_table(dag), _known_table(known)]}
+
+
+def empty_dag(rounds: int, seconds: float) -> dict[str, list[dict[str, float]]]:
+    """Three stages that have their answers at once, by number of clients; the stages' replicas read no image."""
+    found: dict[str, list[dict[str, float]]] = {"1": [], "8": []}
+    report.say("empty stages")
+    with running_arm("empty") as arm:
+        load.closed(arm.url, 4, 2, arm.cpu_seconds)
+        for _ in range(rounds):
+            for clients, rows in found.items():
+                rows.append(report.summary(load.closed(arm.url, int(clients), seconds, arm.cpu_seconds)))
+    return found
+
+
+def known_image(name: str, rounds: int, seconds: float) -> dict[str, list[dict[str, float]]]:
+    """One client, always the first case: a first prompt, a text prompt again, a point on the same image."""
+    report.say(f"known image, arm {name}")
+    case = cases()[0]
+    found: dict[str, list[dict[str, float]]] = {"first text prompt": [], "text prompt again": [], "point prompt": []}
+    with running_arm(name) as arm, httpx.Client(base_url=arm.url, timeout=load.TIMEOUT_S) as client:
+        sent = client.post("/v1/segment", content=case.body(), headers=JSON).raise_for_status().json()
+        image = {"type": "id", "value": sent["image"]["id"]}
+        height, width = case.size
+        points = [[x * width, y * height, label] for x, y, label in POINT]
+        asks: dict[str, Callable[[httpx.Client, int], httpx.Response]] = {
+            "first text prompt": lambda client, _: client.post("/v1/segment", content=case.body(), headers=JSON),
+            "text prompt again": partial(_post, "/v1/segment", {"image": image, "prompt": case.prompt}),
+            "point prompt": partial(_post, "/v1/masks", {"image": image, "points": points}),
+        }
+        for ask in asks.values():  # warm, and none may fail
+            for number in range(5):
+                ask(client, number).raise_for_status()
+        for _ in range(rounds):
+            for kind, rows in found.items():
+                rows.append(report.summary(load.closed(arm.url, 1, seconds, arm.cpu_seconds, asks[kind])))
+                if rows[-1]["failed"]:
+                    raise RuntimeError(f"{kind}: a request failed")
+    return found
+
+
+def _post(path: str, fields: dict[str, Any], client: httpx.Client, number: int) -> httpx.Response:
+    return client.post(path, content=json.dumps(fields).encode(), headers=JSON)
+
+
+def _row(name: str, rows: list[dict[str, float]]) -> list[str]:
+    return [
+        name,
+        report.spread([row["p50_s"] for row in rows], 1000, 1),
+        report.spread([row["p95_s"] for row in rows], 1000, 1),
+        report.spread([row["cpu_s"] for row in rows], 1000, 1),
+    ]
+
+
+def _dag_table(found: dict[str, list[dict[str, float]]]) -> str:
+    head = ("three stages without models, clients", "p50 ms", "p95 ms", "CPU ms a request")
+    return report.table(head, [_row(clients, rows) for clients, rows in found.items()])
+
+
+def _known_table(found: dict[str, dict[str, list[dict[str, float]]]]) -> str:
+    rows = []
+    for arm, kinds in found.items():
+        first = median(row["p50_s"] for row in kinds["first text prompt"])
+        for kind, each in kinds.items():
+            again = median(row["p50_s"] for row in each)
+            rows.append([*_row(f"{report.NAMES[arm]}: {kind}", each), f"{first / again:.2f}x"])
+    return report.table(("one client, one image", "p50 ms", "p95 ms", "CPU ms a request", "beside first"), rows)
