@@ -105,7 +105,10 @@ async function ask() {
   };
   const { source } = state;
   const about = words.trim().length > 80 ? `${[...words.trim()].slice(0, 80).join("")}…` : words.trim();
-  const answer = await run(`Looking for “${about}”…`, (signal) => source.ask("v1/segment", fields, signal));
+  const answer = await run(`Looking for “${about}”…`, (signal) => {
+    state.looking = signal;
+    return source.ask("v1/segment", fields, signal);
+  });
   if (!answer) return undefined;
   return take(answer, floor, fields);
 }

@@ -17,6 +17,7 @@ export const state = {
   kept: [], removed: {}, // of the words, what the thresholds leave
   picked: null, lit: null, cross: null, // an instance each, and the keyboard's cross as [x, y]
   running: null, // an AbortController
+  looking: null, // the signal of what looks for words
 };
 
 export const card = () => state.cards.find((one) => one.name === $("model").value) ?? {};

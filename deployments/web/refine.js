@@ -9,6 +9,7 @@ const chosenLabel = () => Number(document.querySelector("input[name=mark]:checke
 /** A point at `place`: 1 belongs to the picked instance, 0 does not. Without one, pick or begin one. */
 function mark(place, label) {
   if (!view.bitmap) return;
+  if (state.running && state.looking === state.running.signal) return say("Still looking. Cancel, or Escape, ends that.");
   if (state.picked) return void addPoint(state.picked, place, label);
   const hit = under(place);
   if (hit) return pick(hit);

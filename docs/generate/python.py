@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 import deployments
 import pipeline
 from docs.generate.markdown import document
@@ -43,8 +45,8 @@ def _entry(name: str, thing: Any) -> Iterator[str]:
 
 
 def _signature(name: str, thing: Any) -> str:
-    if is_dataclass(thing):
-        return ""  # its attributes are listed in its docstring
+    if is_dataclass(thing) or (inspect.isclass(thing) and issubclass(thing, BaseModel)):
+        return ""  # its attributes are listed in its docstring, or on a page of their own
     try:
         signature = _QUOTED.sub(r"\1\3", str(inspect.signature(thing)))
     except ValueError:

@@ -66,6 +66,19 @@ def test_what_is_clicked_is_of_no_class_that_was_looked_for(screen: Screen) -> N
     assert [names[one["category_id"]] for one in coco["annotations"]] == ["car", "wheel", "door", "clicked"]
 
 
+def test_a_click_while_words_are_looked_for_does_not_end_that(screen: Screen) -> None:
+    screen.upload(PICTURE)
+    held: list[Route] = []
+    screen.page.route("**/v1/segment", held.append)
+    screen["words"].fill("car")
+    screen["words"].press("Enter")
+    expect(screen["status"]).to_contain_text("Looking")
+    screen.click((45, 30), SIZE)
+    screen.says("Still looking")
+    held[0].continue_()
+    screen.says("1 found")
+
+
 def test_points_without_an_answer_are_taken_back_with_the_one_that_overtook_them(screen: Screen) -> None:
     screen.upload(PICTURE)
     screen.ask(WORDS)
