@@ -69,7 +69,7 @@ def test_what_is_clicked_is_of_no_class_that_was_looked_for(screen: Screen) -> N
 def test_a_click_while_words_are_looked_for_does_not_end_that(screen: Screen) -> None:
     screen.upload(PICTURE)
     held: list[Route] = []
-    screen.page.route("**/v1/segment", held.append)
+    screen.page.route("**/v1/segment", lambda route: held.append(route))
     screen["words"].fill("car")
     screen["words"].press("Enter")
     expect(screen["status"]).to_contain_text("Looking")
