@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN, in float32. PyTorch gives them to MKL, half as fast on processors that are not Intel's.
+"""Linear layers by oneDNN, in float32. PyTorch gives them to MKL, half as fast on AMD's processors.
 
 Same arithmetic, another order of summation: differences are those between any two matrix libraries.
 """
