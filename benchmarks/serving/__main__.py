@@ -25,7 +25,7 @@ from benchmarks.serving import extras, load, report
 from benchmarks.serving.answers import AnswersDifferError, compare
 from benchmarks.serving.load import Load
 from benchmarks.serving.material import MODEL, cases
-from benchmarks.serving.processes import Arm, running_arm
+from benchmarks.serving.processes import Arm, NotStartedError, running_arm
 from pipeline.bundle import resolve
 
 ARMS = ("a", "b", "c", "d", "e", "f")
@@ -83,6 +83,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
     try:
         figures = measure(arms, rounds, seconds)
+    except NotStartedError as error:
+        print(f"nothing is compared: {error}; --arms leaves one out", file=sys.stderr)
+        return 1
     except AnswersDifferError as error:
         print(f"answers differ, nothing is compared: {error}", file=sys.stderr)
         return 1
