@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test fuzz check lint types lock openapi reference clean
+.PHONY: help setup demo serve test fuzz check lint types lock openapi reference bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## *(.*)/  make \1|\2/' | column -t -s '|'
@@ -56,6 +56,10 @@ reference: setup  ## renew docs/reference/, which is made from the code
 
 openapi: setup  ## renew openapi.json, the document that /openapi.json serves
 	@$(BIN)/python -m deployments.http.openapi > openapi.json
+
+bench: setup  ## the service beside others, then its models beside the official code: minutes; ARGS=--quick for a look
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
+	@$(BIN)/python -m benchmarks.model_cores
 
 clean:  ## remove .venv, caches and outputs
 	@rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

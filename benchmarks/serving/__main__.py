@@ -18,14 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from benchmarks.process_memory import Watch
 from benchmarks.serving import extras, load, report
 from benchmarks.serving.answers import AnswersDifferError, compare
 from benchmarks.serving.load import Load
 from benchmarks.serving.material import MODEL, cases
-from benchmarks.serving.processes import Arm, running_arm
+from benchmarks.serving.processes import Arm, NotStartedError, running_arm
 from pipeline.bundle import resolve
 
 ARMS = ("a", "b", "c", "d", "e", "f")
@@ -39,7 +37,7 @@ def answers(name: str, arm: Arm) -> list[dict[str, Any]]:
     """To every case; the first requests of an arm, so its warm-up too."""
     if name in IN_PROCESS:
         return [json.loads(arm.say(f"ask {number}")) for number in range(len(cases()))]
-    with httpx.Client(base_url=arm.url, timeout=load.TIMEOUT_S) as client:
+    with load.client_of(arm.url) as client:
         return [load.ask_case(client, number).raise_for_status().json() for number in range(len(cases()))]
 
 
@@ -70,7 +68,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round, 2 s a load: a look, not a measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5, help="of each load")
+    parser.add_argument("--seconds", type=float, default=10, help="of each load; at 16 clients a few answers a client")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--json", type=Path, help=f"where the figures go; {RESULTS.name} in results/ unless --quick")
     options = parser.parse_args()
@@ -83,6 +81,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
     try:
         figures = measure(arms, rounds, seconds)
+    except NotStartedError as error:
+        print(f"nothing is compared: {error}; --arms leaves one out", file=sys.stderr)
+        return 1
     except AnswersDifferError as error:
         print(f"answers differ, nothing is compared: {error}", file=sys.stderr)
         return 1

@@ -41,7 +41,7 @@ def known_image(name: str, rounds: int, seconds: float) -> dict[str, list[dict[s
     report.say(f"known image, arm {name}")
     case = cases()[0]
     found: dict[str, list[dict[str, float]]] = {"first text prompt": [], "text prompt again": [], "point prompt": []}
-    with running_arm(name) as arm, httpx.Client(base_url=arm.url, timeout=load.TIMEOUT_S) as client:
+    with running_arm(name) as arm, load.client_of(arm.url) as client:
         sent = client.post("/v1/segment", content=case.body(), headers=JSON).raise_for_status().json()
         image = {"type": "id", "value": sent["image"]["id"]}
         height, width = case.size

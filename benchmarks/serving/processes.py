@@ -16,8 +16,12 @@ import httpx
 
 from deployments.launch import free_port
 
-READY_S = 180
+READY_S = 60
 TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class NotStartedError(Exception):
+    """An arm is not there to be measured."""
 
 
 class Arm:
@@ -36,27 +40,31 @@ class Arm:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._asked, self._answers = self._process.stdin, self._process.stdout
-        if name in ("b", "c"):
-            self._wait_for_http()
-        else:
-            self._expect_ready()
+        try:
+            if name in ("b", "c"):
+                self._wait_for_http(name)
+            else:
+                self._expect_ready(name)
+        except BaseException:
+            self.close()
+            raise
 
     def say(self, line: str) -> str:
         print(line, file=self._asked, flush=True)
         return self._answers.readline()
 
-    def _expect_ready(self) -> None:
+    def _expect_ready(self, name: str) -> None:
         if self._answers.readline().strip() != "ready":
-            raise RuntimeError("an arm did not start")
+            raise NotStartedError(f"arm {name} did not start")
 
-    def _wait_for_http(self) -> None:
+    def _wait_for_http(self, name: str) -> None:
         end = time.monotonic() + READY_S
         while time.monotonic() < end and self._process.poll() is None:
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/healthz").status_code == 200:
                     return
             time.sleep(0.2)
-        raise RuntimeError("an arm did not start")
+        raise NotStartedError(f"arm {name} did not start")
 
     def pids(self) -> list[int]:
         """The process and all its descendants: Ray's leave its group, but not its tree."""

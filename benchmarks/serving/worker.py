@@ -38,7 +38,8 @@ def end_with_input() -> None:
     """For servers that know no other end: this process, and with it its group, which the parent clears away."""
 
     def wait() -> None:
-        sys.stdin.read()
+        while os.read(0, 4096):  # not sys.stdin: LitServe forks, and its child would wait for this thread's lock
+            pass
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
