@@ -82,8 +82,7 @@ class Flights(Generic[T]):
 
     def under_way(self, key: Any) -> bool:
         """Whether `join` would wait for another's work."""
-        flight = self._flights.get(key)
-        return flight is not None and not flight.task.cancelling()
+        return self._joinable(key) is not None
 
     async def join(self, key: Any, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The outcome of `work`, or of another's that began before under the same key.
@@ -91,9 +90,9 @@ class Flights(Generic[T]):
         Another's work may be dropped at its own deadline, which is earlier; then `work` is begun after all.
         """
         while True:
-            flight = self._flights.get(key)
-            mine = flight is None or bool(flight.task.cancelling())
-            if flight is None or mine:
+            flight = self._joinable(key)
+            mine = flight is None
+            if flight is None:
                 flight = self._flights[key] = _Flight(asyncio.create_task(work()))
                 flight.task.add_done_callback(partial(self._land, key, flight))
             flight.waiting += 1
@@ -106,6 +105,11 @@ class Flights(Generic[T]):
                 flight.waiting -= 1
                 if not flight.waiting:
                     flight.task.cancel()  # nothing, if it is through
+
+    def _joinable(self, key: Any) -> _Flight[T] | None:
+        """The work under `key`, unless it is being given up."""
+        flight = self._flights.get(key)
+        return None if flight is None or flight.task.cancelling() else flight
 
     def _land(self, key: Any, flight: _Flight[T], task: asyncio.Task[T]) -> None:
         if self._flights.get(key) is flight:

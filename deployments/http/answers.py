@@ -50,6 +50,11 @@ async def in_pieces(pieces: Iterable[str], deadline: float) -> Response:
         return Response(await asyncio.to_thread(join), media_type="application/json")
 
 
+def headers_under(policy: str) -> dict[str, str]:
+    """Of a file that a browser shows, under a content security policy."""
+    return {"content-security-policy": policy, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+
+
 def wants_picture(request: Request) -> bool:
     """Whether `Accept` names `image/png` and does not want JSON as much (RFC 9110, 12.5.1)."""
     weights = {"image/png": 0.0, "application/json": 0.0}

@@ -7,13 +7,15 @@ from importlib.resources import files
 from fastapi import FastAPI
 from starlette.responses import HTMLResponse, Response
 
+from deployments.http.answers import headers_under
+
 PREFIX = "/static/docs/"
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+_HEADERS = headers_under(_POLICY)
 
 _PAGE = f"""<!doctype html>
 <html lang="en">

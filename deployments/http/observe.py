@@ -12,13 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments import metrics
 from deployments.http import errors
+from deployments.http.answers import CLIENT_CLOSED_REQUEST
 from deployments.http.facts import CURRENT, Facts
 from deployments.http.request_id import id_of
 from deployments.logs import LOGGER
 
 logger = logging.getLogger(f"{LOGGER}.access")
 
-CLIENT_CLOSED_REQUEST = 499
 _PROBES = ("/healthz", "/readyz")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 

@@ -8,13 +8,15 @@ from importlib.resources import files
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
+from deployments.http.answers import headers_under
+
 PREFIX = "/static/page/"
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+_HEADERS = headers_under(_POLICY)
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "png": "image/png", "svg": "image/svg+xml"}
 
 

@@ -40,6 +40,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product.view(*x.shape[:-1], weight.shape[0])
 
 
+def products(x: Tensor, weights: Tensor) -> Tensor:
+    """`x @ weights^T`, `BxMxK` by `BxNxK` -> `BxMxN`; a single one by `linear`."""
+    return linear(x[0], weights[0])[None] if len(x) == 1 else x @ weights.transpose(-2, -1)
+
+
 class Linear(nn.Linear):
     """`nn.Linear` with its parameters, computed by `linear`."""
 

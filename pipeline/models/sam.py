@@ -57,7 +57,7 @@ def build(arch: SegmenterArchitecture) -> Sam:
 
 
 def encode_images(encoder: ImageEncoderViT, images: Tensor) -> Tensor:
-    """`ImageEncoderViT.forward`, bit for bit, in less memory.
+    """`ImageEncoderViT.forward` in less memory.
 
     The official global attention holds three copies of all heads' maps at once: 2.4 GB for one image and ViT-B. Here
     a few heads take their turn.
@@ -90,15 +90,24 @@ def _attention(attention: Attention, x: Tensor) -> Tensor:
     rows = get_rel_pos(height, height, attention.rel_pos_h)
     columns = get_rel_pos(width, width, attention.rel_pos_w)
     mixed = torch.empty_like(q)
-    for head in range(len(q)):
-        maps = onednn.linear(q[head] * attention.scale, k[head])
-        grid, queries = maps.view(height, width, height, width), q[head].reshape(height, width, q.shape[-1])
-        grid += torch.einsum("hwc,hkc->hwk", queries, rows)[..., :, None]
-        grid += torch.einsum("hwc,wkc->hwk", queries, columns)[..., None, :]
-        mixed[head] = onednn.linear(maps.softmax(dim=-1), v[head].t())
+    step = _heads_at_a_time(q)
+    for start in range(0, len(q), step):
+        part = slice(start, start + step)
+        maps = onednn.products(q[part] * attention.scale, k[part])
+        grid, queries = maps.view(-1, height, width, height, width), q[part].reshape(-1, height, width, q.shape[-1])
+        grid += torch.einsum("bhwc,hkc->bhwk", queries, rows)[..., :, None]
+        grid += torch.einsum("bhwc,wkc->bhwk", queries, columns)[..., None, :]
+        mixed[part] = onednn.products(maps.softmax(dim=-1), v[part].transpose(-2, -1))
     together = mixed.view(batch, heads, height, width, -1).permute(0, 2, 3, 1, 4).reshape(batch, height, width, -1)
     projected: Tensor = attention.proj(together)
     return projected
+
+
+def _heads_at_a_time(q: Tensor) -> int:
+    """On a CPU one, as oneDNN takes them; elsewhere as many as fit, as each pass there is a few launches."""
+    if q.device.type == "cpu":
+        return 1
+    return max(1, _MAX_ATTENTION_BYTES // (q.shape[1] ** 2 * q.element_size()))
 
 
 def predict_masks(

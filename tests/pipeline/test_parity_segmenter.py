@@ -139,12 +139,11 @@ def test_input_size(height: int, width: int, side: int) -> None:
     assert input_size((height, width), side) == tuple(max(1, length) for length in expected)  # 0 cannot be resized to
 
 
-@pytest.mark.parametrize("bound", [None, 1], ids=["all heads", "one head at a time"])
-def test_attention_in_turns_is_the_official_one(monkeypatch: pytest.MonkeyPatch, bound: int | None) -> None:
+@pytest.mark.parametrize("heads", [1, 3, 64], ids=["one head at a time", "three heads", "all heads"])
+def test_attention_in_turns_is_the_official_one(monkeypatch: pytest.MonkeyPatch, heads: int) -> None:
     encoder = random_model().image_encoder
     images = torch.randn(2, 3, ARCH.image_size, ARCH.image_size)
-    if bound is not None:
-        monkeypatch.setattr(sam, "_MAX_ATTENTION_BYTES", bound)
+    monkeypatch.setattr(sam, "_heads_at_a_time", lambda _: heads)
     with torch.inference_mode():
         assert deviation(sam.encode_images(encoder, images), encoder(images)) <= 1e-6
 
