@@ -108,7 +108,7 @@ def decoder(model: Any, embeddings: Any, corners: Any, ours: bool) -> Callable[[
     """64 boxes of 8 images: an image at a time as `Sam.forward` does, or all in one ragged batch, 16 at a time."""
     import torch
 
-    from pipeline.models import sam
+    from pipeline.models import sam_decoder
 
     pe = model.prompt_encoder.get_dense_pe()
 
@@ -125,7 +125,7 @@ def decoder(model: Any, embeddings: Any, corners: Any, ours: bool) -> Callable[[
         owner = torch.arange(8).repeat_interleave(8)
         for part, index in zip(corners.flatten(0, 1).split(16), owner.split(16), strict=True):
             sparse, dense = model.prompt_encoder(points=None, boxes=part, masks=None)
-            low, _ = sam.predict_masks(model.mask_decoder, embeddings, index, pe, sparse, dense)
+            low, _ = sam_decoder.predict_masks(model.mask_decoder, embeddings, index, pe, sparse, dense)
             answers.append(low[:, 0])
         return torch.cat(answers)
 

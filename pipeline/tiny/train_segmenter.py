@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.image_encoder import MEAN, STD
 from pipeline.models import sam as sam_model
+from pipeline.models import sam_decoder
 from pipeline.models.architectures import segmenter_architecture
 from pipeline.tiny import scenes, training
 
@@ -134,7 +135,7 @@ def step_loss(
     def run(points: Any, box: Tensor | None, previous: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         sparse, dense = sam.prompt_encoder(points=points, boxes=box, masks=previous)
         with bf16:  # not the prompts: half precision moves a corner by a pixel
-            low_res, predicted = sam_model.predict_masks(
+            low_res, predicted = sam_decoder.predict_masks(
                 sam.mask_decoder, embeddings, index, sam.prompt_encoder.get_dense_pe(), sparse, dense
             )
         low_res, predicted = low_res.float(), predicted.float()

@@ -143,7 +143,7 @@ def test_input_size(height: int, width: int, side: int) -> None:
 def test_attention_in_turns_is_the_official_one(monkeypatch: pytest.MonkeyPatch, heads: int) -> None:
     encoder = random_model().image_encoder
     images = torch.randn(2, 3, ARCH.image_size, ARCH.image_size)
-    monkeypatch.setattr(sam, "_heads_at_a_time", lambda _: heads)
+    monkeypatch.setattr(sam, "_HEADS", heads)
     with torch.inference_mode():
         assert deviation(sam.encode_images(encoder, images), encoder(images)) <= 1e-6
 
@@ -180,6 +180,24 @@ def test_many_points_and_many_parts(pristine: Sam, judged: Any, monkeypatch: pyt
     options = DecodeOptions(multimask=True, low_res=True, alternatives=True)
     embedding = ImageEncoder(pristine, ARCH).encode(photo(*SIZE))
     check(MaskDecoder(pristine, ARCH).decode(embedding, prompts, options), official(judged, prompts, True))
+
+
+def test_prompts_of_several_images_in_one_pass(pristine: Sam) -> None:
+    """Boxes with and without a mask, few points and many (another way through attention), of images of three sizes."""
+    many = np.random.default_rng(8).uniform(0, 100, (1, 30, 3)).round().astype(np.float32)
+    many[..., 2] %= 2
+    asked = {
+        (210, 330): MaskPrompts(boxes=boxes()),
+        (150, 100): MaskPrompts(boxes=boxes()[:2] / 4, mask_inputs=low_res_masks(2)),
+        (120, 130): MaskPrompts(points=tuple(many)),
+        (101, 110): MaskPrompts(points=(POINTS[0], many[0], POINTS[0])),
+        (110, 101): MaskPrompts(boxes=boxes()[:3] / 4),
+    }
+    decoder, encoder = MaskDecoder(pristine, ARCH), ImageEncoder(pristine, ARCH)
+    options = DecodeOptions(low_res=True)
+    items = [decoder.prepare(encoder.encode(photo(*size)), prompts, options) for size, prompts in asked.items()]
+    for item, raw, (size, prompts) in zip(items, decoder.forward(items), asked.items(), strict=True):
+        check(decoder.finish(item, raw), official(predictor_of(pristine, photo(*size)), prompts, False))
 
 
 def test_many_boxes_equal_predict_torch(pristine: Sam, judged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
