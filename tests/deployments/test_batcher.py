@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from deployments.batch_queue import PATIENCE_S
 from deployments.batcher import Batcher
 from pipeline.errors import StageError
 
@@ -100,42 +99,121 @@ def test_items_that_arrive_while_a_batch_runs_fill_the_next_one() -> None:
     run(test)
 
 
-def test_keys_are_not_mixed_and_take_turns() -> None:
+def test_keys_are_not_mixed_and_what_came_first_goes_first() -> None:
     async def test() -> None:
         model = Model(free=False)
         async with batcher_of(model, size=2) as batcher:
             tasks = [asyncio.create_task(batcher.submit(0, key="first"))]
             await entered(model)
-            tasks += [asyncio.create_task(batcher.submit(item, key="busy")) for item in range(1, 8)]
-            tasks += [asyncio.create_task(batcher.submit(100, key="rare"))]
+            for item in (1, 2, 3, 100, 4, 5):
+                tasks.append(asyncio.create_task(batcher.submit(item, key="rare" if item == 100 else "busy")))
             await queued()
             model.free.set()
             await asyncio.gather(*tasks)
-        # The rare key waits for one batch of the busy one, not for all four.
-        assert model.batches == [[0], [1, 2], [100], [3, 4], [5, 6], [7]]
+        # The batch of the first that waits takes what it can; then the rare key's item is older than what is left.
+        assert model.batches == [[0], [1, 2], [3, 4], [100], [5]]
 
     run(test)
 
 
-def test_a_key_that_never_runs_dry_does_not_starve_another() -> None:
+def test_an_early_deadline_goes_first_over_all_keys_and_within_its_own() -> None:
     async def test() -> None:
         model = Model(free=False)
-        async with batcher_of(model, size=1) as batcher:
-            busy = [asyncio.create_task(batcher.submit(item, key="busy")) for item in range(3)]
+        async with batcher_of(model, size=2) as batcher:
+            tasks = [asyncio.create_task(batcher.submit(0))]
             await entered(model)
-            rare = asyncio.create_task(batcher.submit(100, key="rare"))
+            for item, key, deadline in (
+                (1, "calm", None),
+                (2, "calm", 8.0),
+                (3, "calm", 1000.0),  # later than patience: as if none were set
+                (4, "hasty", None),
+                (5, "hasty", 3.0),
+                (6, "hasty", 3.0),
+                (7, "hasty", 2.0),
+            ):
+                tasks.append(asyncio.create_task(batcher.submit(item, key=key, deadline=deadline)))
             await queued()
             model.free.set()
-            number = 3
-            while not rare.done():
-                busy.append(asyncio.create_task(batcher.submit(number, key="busy")))
-                number += 1
-                # Only what is still open: a finished task would let this loop spin ahead of the model's thread.
-                open_tasks = {task for task in (*busy, rare) if not task.done()}
-                await asyncio.wait(open_tasks, return_when=asyncio.FIRST_COMPLETED)
-                assert number < 1000
-            await asyncio.gather(*busy)
-        assert model.batches.index([100]) <= 2
+            await asyncio.gather(*tasks)
+        assert model.batches == [[0], [7, 5], [6, 4], [2, 1], [3]]
+
+    run(test)
+
+
+def test_those_in_a_hurry_overtake_for_a_while_only() -> None:
+    """One caller sets no deadline; two others always have an item waiting that is due in half the patience."""
+    now = 0.0
+    order: list[str] = []
+
+    def forward(batch: Sequence[str]) -> list[str]:
+        nonlocal now
+        now += 1.0
+        order.extend(batch)
+        return list(batch)
+
+    async def test() -> None:
+        batcher: Batcher[str, str] = Batcher(forward, max_batch_size=1, clock=lambda: now)
+
+        async def hasty() -> None:
+            for _ in range(12):
+                await batcher.submit("hasty", key="busy", deadline=now + PATIENCE_S / 2)
+
+        await asyncio.gather(batcher.submit("patient", key="rare"), hasty(), hasty())
+        await batcher.close()
+
+    run(test)
+    assert len(order) == 25
+    assert PATIENCE_S / 2 <= order.index("patient") <= PATIENCE_S / 2 + 2
+
+
+def test_what_would_end_too_late_is_not_begun() -> None:
+    """Where passes have taken a second each, half a second is too little, unless that is long ago."""
+    now = 0.0
+
+    def forward(batch: Sequence[int]) -> list[int]:
+        nonlocal now
+        now += 1.0
+        return list(batch)
+
+    async def test() -> None:
+        nonlocal now
+        batcher: Batcher[int, int] = Batcher(forward, max_batch_size=2, clock=lambda: now)
+        for item in range(3):  # the first is no measure: three are
+            assert await batcher.submit(item, deadline=now + 0.5) == item
+        assert await batcher.submit(3, deadline=now + 1.0) == 3
+        with pytest.raises(StageError) as refusal:
+            await batcher.submit(4, deadline=now + 0.9)
+        assert refusal.value.code == "deadline_exceeded"
+        assert await batcher.submit(5, deadline=now + 0.5, key="other") == 5
+        pair = await asyncio.gather(*(batcher.submit(item, deadline=now + 0.5) for item in (6, 7)))
+        assert pair == [6, 7]  # nothing is known of batches of two
+        now += 60.0
+        assert await batcher.submit(8, deadline=now + 0.5) == 8
+        await batcher.close()
+
+    run(test)
+
+
+def test_a_place_of_one_who_would_be_late_goes_to_the_next() -> None:
+    now = 0.0
+    batches: list[list[int]] = []
+
+    def forward(batch: Sequence[int]) -> list[int]:
+        nonlocal now
+        now += 1.0
+        batches.append(list(batch))
+        return list(batch)
+
+    async def test() -> None:
+        batcher: Batcher[int, int] = Batcher(forward, max_batch_size=2, clock=lambda: now)
+        for _ in range(3):
+            await asyncio.gather(*(batcher.submit(0) for _ in range(2)))
+        deadlines = {1: now + 0.9, 2: None, 3: now + 0.5, 4: now + 5.0}
+        calls = (batcher.submit(item, deadline=deadline) for item, deadline in deadlines.items())
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [one if isinstance(one, int) else "late" for one in outcomes] == ["late", 2, "late", 4]
+        assert batches[3:] == [[4, 2]]
+        await batcher.close()
 
     run(test)
 
@@ -319,78 +397,3 @@ def test_a_callers_thread_never_enters_the_model() -> None:
 def test_limits_below_one_are_refused(limits: tuple[int, int | None]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Batcher(lambda batch: batch, max_batch_size=limits[0], max_batch_cost=limits[1])
-
-
-class Call:
-    """One submission of a random script: what it is, and whether its caller gives it up."""
-
-    def __init__(self, number: int, fate: str, key: int, cost: int, pauses: int) -> None:
-        self.number, self.fate, self.key, self.cost, self.pauses = number, fate, key, cost, pauses
-
-
-calls = st.lists(
-    st.tuples(
-        st.sampled_from(["good", "good", "good", "poison", "refused", "cancelled", "late"]),
-        st.integers(0, 2),
-        st.integers(1, 6),
-        st.integers(0, 3),
-    ),
-    max_size=30,
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(script=calls, size=st.integers(1, 5), cost=st.none() | st.integers(1, 6))
-def test_nothing_is_lost_and_nothing_runs_twice(
-    script: list[tuple[str, int, int, int]], size: int, cost: int | None
-) -> None:
-    all_calls = [Call(number, *what) for number, what in enumerate(script)]
-    fate = {call.number: call.fate for call in all_calls}
-    keys = {call.number: call.key for call in all_calls}
-    costs = {call.number: call.cost for call in all_calls}
-    model = Model(
-        poison=[number for number in fate if fate[number] == "poison"],
-        refuse=[number for number in fate if fate[number] == "refused"],
-    )
-
-    async def test() -> None:
-        async with batcher_of(model, size=size, cost=cost, clock=lambda: 100.0) as batcher:
-            tasks = {}
-            for call in all_calls:
-                tasks[call.number] = asyncio.create_task(
-                    batcher.submit(
-                        call.number, key=call.key, cost=call.cost, deadline=50.0 if call.fate == "late" else None
-                    )
-                )
-                for _ in range(call.pauses):
-                    await asyncio.sleep(0)
-                if call.fate == "cancelled":
-                    tasks[call.number].cancel()
-            outcomes = await asyncio.gather(*tasks.values(), return_exceptions=True)
-
-        for number, outcome in zip(tasks, outcomes, strict=True):
-            if fate[number] == "good":
-                assert outcome == number * 10
-            elif fate[number] == "cancelled":
-                assert outcome == number * 10 or isinstance(outcome, asyncio.CancelledError)
-            else:
-                assert isinstance(outcome, StageError)
-                code = {"poison": "internal", "refused": "invalid_value", "late": "deadline_exceeded"}[fate[number]]
-                assert outcome.code == code
-
-    run(test)
-    computed = [number for batch in model.batches for number in batch]
-    for batch in model.batches:
-        assert len(batch) <= size
-        assert len({keys[number] for number in batch}) == 1
-        assert cost is None or len(batch) == 1 or sum(costs[number] for number in batch) <= cost
-    for number in fate:
-        again = any(fate[other] == "poison" for batch in model.batches if number in batch for other in batch)
-        allowed = {"late": (0,), "cancelled": (0, 1, 2) if again else (0, 1)}.get(
-            fate[number], (1, 2) if again else (1,)
-        )
-        assert computed.count(number) in allowed
-    first_runs = list(dict.fromkeys(computed))
-    for key in set(keys.values()):  # order within a key
-        mine = [number for number in first_runs if keys[number] == key]
-        assert mine == sorted(mine)
