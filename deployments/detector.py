@@ -23,7 +23,9 @@ class DetectorDeployment:
         from pipeline.detector import Detector  # torch: in the replica, not where the app is built
 
         ray_metrics.install()
-        self._stage = Detector.from_bundle(bundle, device=settings.device, threads=settle(settings))
+        self._stage = Detector.from_bundle(
+            bundle, device=settings.device, threads=settle(settings), precision=settings.precision
+        )
         self._runner: StageRunner[Any, Any, Detections] = StageRunner(
             self._stage, settings, name="detector", model=bundle.name
         )

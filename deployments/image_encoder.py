@@ -24,7 +24,14 @@ class ImageEncoderDeployment:
         from pipeline.image_encoder import ImageEncoder  # torch: in the replica, not where the app is built
 
         ray_metrics.install()
-        self._stage = ImageEncoder.from_bundle(bundle, device=settings.device, threads=settle(settings))
+        self._stage = ImageEncoder.from_bundle(
+            bundle,
+            device=settings.device,
+            threads=settle(settings),
+            precision=settings.precision,
+            compile=settings.compile,
+            max_batch=settings.max_batch_size,
+        )
         self._runner: StageRunner[Any, Any, Embedding] = StageRunner(
             self._stage, settings, name="image_encoder", model=bundle.name
         )

@@ -22,7 +22,9 @@ class MaskDecoderDeployment:
         from pipeline.mask_decoder import MaskDecoder  # torch: in the replica, not where the app is built
 
         ray_metrics.install()
-        self._stage = MaskDecoder.from_bundle(bundle, device=settings.device, threads=settle(settings))
+        self._stage = MaskDecoder.from_bundle(
+            bundle, device=settings.device, threads=settle(settings), precision=settings.precision
+        )
         self._runner: StageRunner[Any, Any, Masks] = StageRunner(
             self._stage, settings, name="mask_decoder", model=bundle.name
         )

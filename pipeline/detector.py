@@ -16,8 +16,9 @@ from pipeline.bundle import Bundle, load_weights
 from pipeline.errors import StageError
 from pipeline.image import decode_region
 from pipeline.labelling import Criteria, Scores, candidates, criteria, merge
-from pipeline.models import groundingdino, groundingdino_build
+from pipeline.models import groundingdino, groundingdino_build, groundingdino_precision, transfer
 from pipeline.models.architectures import DetectorArchitecture, detector_architecture
+from pipeline.models.precision import DTYPES, Precision
 from pipeline.prompt import Caption, Tokenizer
 from pipeline.stages import Detections, DetectRequest, Float32Array, ImageSource
 
@@ -59,11 +60,21 @@ class Detector:
         arch: its hyper-parameters.
         bundle: vocabulary, token budget and default thresholds.
         device: where the model runs.
+        precision: of the layers that can be less precise (`groundingdino_precision`); the model is changed in place.
     """
 
-    def __init__(self, model: Any, arch: DetectorArchitecture, bundle: Bundle, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: Any,
+        arch: DetectorArchitecture,
+        bundle: Bundle,
+        device: str = "cpu",
+        precision: Precision = "float32",
+    ) -> None:
         if bundle.vocabulary is None:
             raise ValueError("a detector needs a vocabulary")
+        if device != "cpu" or precision != "float32":
+            groundingdino_precision.install(model, DTYPES[precision])
         self.model = model.to(device).eval()
         self.arch = arch
         self.bundle = bundle
@@ -72,14 +83,16 @@ class Detector:
         self._separators = frozenset({self.tokenizer.cls_id, self.tokenizer.sep_id, self.tokenizer.dot_id})
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, *, device: str = "cpu", threads: int | None = None) -> Detector:
+    def from_bundle(
+        cls, bundle: Bundle, *, device: str = "cpu", threads: int | None = None, precision: Precision = "float32"
+    ) -> Detector:
         """Builds the model and loads the bundle's weights; `threads` sets torch's, process-wide. Raises BundleError."""
         if threads is not None:
             torch.set_num_threads(threads)
         arch = detector_architecture(bundle.architecture)
         model = groundingdino_build.build(arch)
         load_weights(model, bundle)
-        return cls(model, arch, bundle, device)
+        return cls(model, arch, bundle, device, precision)
 
     def prepare(self, image: ImageSource, request: DetectRequest) -> DetectorItem:
         """Decodes, crops, resizes and tokenises. Raises StageError for a bad image or a class over the token budget."""
@@ -148,16 +161,15 @@ class Detector:
         text = groundingdino.text_batch([c.token_ids for _, c in rows], self._separators, self.tokenizer.pad_id)
         memory = groundingdino.encode(
             self.model,
-            images.to(self.device),
-            padding.to(self.device),
+            transfer.to_device(images, self.device),
+            transfer.to_device(padding, self.device),
             text.to(self.device),
             None if image_of is None else image_of.to(self.device),
         )
         proposals, proposal_boxes = groundingdino.propose(self.model, memory)
         queries = groundingdino.top_queries(self.model, proposals)
         logits, boxes = groundingdino.decode(self.model, memory, proposal_boxes, queries)
-        tokens = logits[-1][..., : memory.text.shape[1]].sigmoid().float().cpu().numpy()
-        corners = boxes[-1].float().cpu().numpy()
+        tokens, corners = transfer.to_host(logits[-1][..., : memory.text.shape[1]].sigmoid(), boxes[-1])
         return [Scores(tokens[i, :, : len(c.token_ids)], corners[i]) for i, (_, c) in enumerate(rows)]
 
     def finish(self, item: DetectorItem, raw: list[Scores]) -> Detections:

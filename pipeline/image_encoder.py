@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,13 +13,17 @@ from segment_anything.modeling import Sam
 
 from pipeline.bundle import Bundle, load_weights
 from pipeline.image import decode_region
-from pipeline.models import sam
+from pipeline.models import sam, sam_attention, transfer
 from pipeline.models.architectures import SegmenterArchitecture, segmenter_architecture
+from pipeline.models.buckets import BUCKETS, Bucketed, Pass, up_to
+from pipeline.models.precision import DTYPES, Precision, lower
 from pipeline.stages import Embedding, Float32Array, ImageSource, Region
 
 # `segment_anything.build_sam`
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 STD = np.array([58.395, 57.12, 57.375], np.float32)
+# Between two ways to compute the same, as shares of the largest value: between float32 and the lower two it is half.
+_TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +44,57 @@ class ImageEncoder:
         model: an official `Sam`, as `pipeline.models.sam.build` makes it; only its image encoder is kept.
         arch: its hyper-parameters.
         device: where the model runs.
+        precision: of its layers; the model is changed in place. Embeddings are float32 in any case.
+        compile: compile it now for batches of up to `max_batch`, and on a GPU record it: minutes, then no more. Where
+            that fails, one warning.
     """
 
-    def __init__(self, model: Sam, arch: SegmenterArchitecture, device: str = "cpu") -> None:
-        self.model = model.image_encoder.to(device).eval()
+    def __init__(
+        self,
+        model: Sam,
+        arch: SegmenterArchitecture,
+        device: str = "cpu",
+        precision: Precision = "float32",
+        compile: bool = False,
+        max_batch: int = BUCKETS[-1],
+    ) -> None:
+        self.model = model.image_encoder.eval()
+        lower(self.model, DTYPES[precision])
+        self.model.to(device)
         self.arch = arch
         self.device = device
+        self._encode: Pass = partial(sam.encode_images, self.model)
+        if compile:
+            self._encode = self._compiled(_TOLERANCE[precision], max_batch)
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, *, device: str = "cpu", threads: int | None = None) -> ImageEncoder:
+    def from_bundle(
+        cls,
+        bundle: Bundle,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        precision: Precision = "float32",
+        compile: bool = False,
+        max_batch: int = BUCKETS[-1],
+    ) -> ImageEncoder:
         """Builds the model and loads the bundle's weights; `threads` sets torch's, process-wide. Raises BundleError."""
         if threads is not None:
             torch.set_num_threads(threads)
         arch = segmenter_architecture(bundle.architecture)
         model = sam.build(arch)
         load_weights(model, bundle)
-        return cls(model, arch, device)
+        return cls(model, arch, device, precision, compile, max_batch)
+
+    @torch.inference_mode()
+    def _compiled(self, tolerance: float, max_batch: int) -> Pass:
+        side = self.arch.image_size
+        example = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(self.device)
+        # One kind of block is compiled once, however many the model has.
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        block = torch.compile(sam_attention.block, dynamic=False)
+        compiled = partial(sam.encode_images, self.model, block=block)
+        return Bucketed(self._encode, compiled, example, tolerance=tolerance, buckets=up_to(max_batch))
 
     def prepare(self, image: ImageSource, key: str | None = None, region: Region | None = None) -> EncoderItem:
         """Decodes, crops, resizes and normalises (`SamPredictor.set_image`). Raises StageError for a bad image."""
@@ -77,8 +117,9 @@ class ImageEncoder:
     @torch.inference_mode()
     def forward(self, batch: Sequence[EncoderItem]) -> list[Float32Array]:
         """`CxSxS` float32 features of each item."""
-        images = torch.from_numpy(np.stack([item.pixels for item in batch])).to(self.device)
-        return list(sam.encode_images(self.model, images).float().cpu().numpy())
+        images = transfer.stacked([item.pixels for item in batch], self.device)
+        (features,) = transfer.to_host(self._encode(images))
+        return list(features)
 
     def finish(self, item: EncoderItem, raw: Float32Array) -> Embedding:
         # A copy, so that one embedding does not keep its whole batch in memory.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,16 @@ from segment_anything.modeling import Sam
 from pipeline.bundle import Bundle, load_weights
 from pipeline.errors import StageError
 from pipeline.models import sam as sam_model
+from pipeline.models import sam_decoder, transfer
 from pipeline.models.architectures import SegmenterArchitecture, segmenter_architecture
-from pipeline.models.sam_upsampling import full_size
-from pipeline.stages import DecodeOptions, Embedding, Float32Array, MaskPrompts, Masks
+from pipeline.models.precision import DTYPES, Precision
+from pipeline.models.sam_upsampling import full_size, packed, packed_bytes, unpacked
+from pipeline.stages import DecodeOptions, Embedding, Float32Array, MaskPrompts, Masks, UInt8Array
 
 _MAX_PROMPTS = 16  # boxes in one pass: at official sizes they take 0.6 GB
 _POINTS_LIKE_A_PROMPT = 100  # points of an instance that take as much as itself, by their attention maps
 _PART = 192  # low-resolution masks to keep at a time: 50 MB at official sizes
+_PART_BYTES = 2**27  # of masks at full size that come from a device as bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +58,17 @@ class DecoderItem:
 
 @dataclass(frozen=True, slots=True)
 class LowResolution:
-    """The model's answer, best mask first: `NxKx4Sx4S` logits and `NxK` predicted IoUs. K is 1, or 3 where alternatives
-    are asked for."""
+    """The model's answer, best mask first; K is 1, or 3 where alternatives are asked for.
 
-    logits: Float32Array
+    Attributes:
+        logits: `NxKx4Sx4S`; None where only `bits` are wanted.
+        scores: `NxK` predicted IoUs.
+        bits: `NxKx...` uint8, of `sam_upsampling.packed`, where a device has made the masks; else None.
+    """
+
+    logits: Float32Array | None
     scores: Float32Array
+    bits: UInt8Array | None = None
 
 
 class MaskDecoder:
@@ -68,23 +78,36 @@ class MaskDecoder:
         model: an official `Sam`, as `pipeline.models.sam.build` makes it; its image encoder is not used.
         arch: its hyper-parameters.
         device: where the model runs.
+        precision: of its products; prompts, sums and masks at full size are float32.
+        masks_on_device: make the masks there, all of a pass at once; None: unless it is a CPU.
     """
 
-    def __init__(self, model: Sam, arch: SegmenterArchitecture, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: Sam,
+        arch: SegmenterArchitecture,
+        device: str = "cpu",
+        precision: Precision = "float32",
+        masks_on_device: bool | None = None,
+    ) -> None:
         self.prompt_encoder = model.prompt_encoder.to(device).eval()
         self.decoder = model.mask_decoder.to(device).eval()
         self.arch = arch
         self.device = device
+        self.dtype = DTYPES[precision]
+        self.masks_on_device = device != "cpu" if masks_on_device is None else masks_on_device
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, *, device: str = "cpu", threads: int | None = None) -> MaskDecoder:
+    def from_bundle(
+        cls, bundle: Bundle, *, device: str = "cpu", threads: int | None = None, precision: Precision = "float32"
+    ) -> MaskDecoder:
         """Builds the model and loads the bundle's weights; `threads` sets torch's, process-wide. Raises BundleError."""
         if threads is not None:
             torch.set_num_threads(threads)
         arch = segmenter_architecture(bundle.architecture)
         model = sam_model.build(arch)
         load_weights(model, bundle)
-        return cls(model, arch, device)
+        return cls(model, arch, device, precision)
 
     def prepare(
         self, embedding: Embedding, prompts: MaskPrompts, options: DecodeOptions, deadline: float | None = None
@@ -139,12 +162,8 @@ class MaskDecoder:
     @torch.inference_mode()
     def forward(self, batch: Sequence[DecoderItem]) -> list[LowResolution]:
         """Low-resolution masks of every item's prompts, in their order."""
-        side = 4 * self.arch.embedding_size
-        shapes = [(len(item.prompts), item.depth) for item in batch]
-        answers = [
-            LowResolution(np.empty((*shape, side, side), np.float32), np.empty(shape, np.float32)) for shape in shapes
-        ]
-        embeddings = torch.from_numpy(np.stack([item.embedding.features for item in batch])).to(self.device)
+        answers = [self._unanswered(item) for item in batch]
+        embeddings = transfer.stacked([item.embedding.features for item in batch], self.device)
         groups: dict[tuple[int, bool, bool], list[tuple[int, int]]] = {}
         for image, item in enumerate(batch):
             for number, prompt in enumerate(item.prompts):
@@ -154,6 +173,16 @@ class MaskDecoder:
             for start in range(0, len(members), most):
                 self._decode(batch, embeddings, members[start : start + most], answers)
         return answers
+
+    def _unanswered(self, item: DecoderItem) -> LowResolution:
+        shape, side = (len(item.prompts), item.depth), 4 * self.arch.embedding_size
+        scores = np.empty(shape, np.float32)
+        logits = np.empty((*shape, side, side), np.float32)
+        if not self.masks_on_device:
+            return LowResolution(logits, scores)
+        height, width = item.embedding.image_size
+        bits = np.empty((*shape, width, -(-height // 8)), np.uint8)
+        return LowResolution(logits if item.options.low_res else None, scores, bits)
 
     def _decode(
         self,
@@ -165,7 +194,7 @@ class MaskDecoder:
         prompts = [batch[image].prompts[number] for image, number in members]
 
         def stacked(values: list[Any]) -> torch.Tensor | None:
-            return None if values[0] is None else torch.from_numpy(np.stack(values)).to(self.device)
+            return None if values[0] is None else transfer.stacked(values, self.device)
 
         points, masks = stacked([p.points for p in prompts]), stacked([p.mask for p in prompts])
         sparse, dense = self.prompt_encoder(
@@ -173,47 +202,89 @@ class MaskDecoder:
             boxes=stacked([p.box for p in prompts]),
             masks=None if masks is None else masks[:, None],
         )
-        index = torch.tensor([image for image, _ in members], device=self.device)
-        logits, scores = sam_model.predict_masks(
-            self.decoder, embeddings, index, self.prompt_encoder.get_dense_pe(), sparse, dense
-        )
-        multimask = torch.tensor([batch[image].options.multimask for image, _ in members], device=self.device)
+        index = transfer.to_device(torch.tensor([image for image, _ in members]), self.device)
+        lower = torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype != torch.float32)
+        with lower:
+            logits, scores = sam_decoder.predict_masks(
+                self.decoder, embeddings, index, self.prompt_encoder.get_dense_pe(), sparse, dense
+            )
+        multimask = transfer.to_device(torch.tensor([batch[i].options.multimask for i, _ in members]), self.device)
         order = scores[:, 1:].argsort(dim=1, descending=True, stable=True) + 1  # 0 is the single mask
         chosen = torch.where(multimask[:, None], order, 0)[:, : max(batch[image].depth for image, _ in members)]
         row = torch.arange(len(members), device=self.device)[:, None]
-        picked, quality = logits[row, chosen].float().cpu().numpy(), scores[row, chosen].float().cpu().numpy()
-        for i, (image, number) in enumerate(members):
-            depth = batch[image].depth
-            answers[image].logits[number] = picked[i, :depth]
-            answers[image].scores[number] = quality[i, :depth]
+        self._send(batch, members, logits[row, chosen].float(), scores[row, chosen].float(), answers)
+
+    def _send(
+        self,
+        batch: Sequence[DecoderItem],
+        members: Sequence[tuple[int, int]],
+        logits: torch.Tensor,
+        scores: torch.Tensor,
+        answers: Sequence[LowResolution],
+    ) -> None:
+        """`nxKx4Sx4S` and `nxK` into the answers; all that a pass has made comes to the host at once."""
+        leaving = {"scores": scores}
+        if any(answers[image].logits is not None for image, _ in members):
+            leaving["logits"] = logits
+        if self.masks_on_device:
+            owners = groupby(enumerate(members), key=lambda member: member[1][0])
+            rows = {image: [row for row, _ in group] for image, group in owners}  # each image's lie side by side
+            leaving["bits"] = torch.cat(
+                [
+                    packed(
+                        logits[own[0] : own[-1] + 1, : batch[image].depth].flatten(0, 1),
+                        batch[image].embedding,
+                        self.arch.image_size,
+                    ).flatten()
+                    for image, own in rows.items()
+                ]
+            )
+        sent = dict(zip(leaving, transfer.to_host(*leaving.values()), strict=True))
+        start = 0
+        for row, (image, number) in enumerate(members):
+            answer, depth = answers[image], batch[image].depth
+            answer.scores[number] = sent["scores"][row, :depth]
+            if answer.logits is not None:
+                answer.logits[number] = sent["logits"][row, :depth]
+            if answer.bits is not None:
+                own = answer.bits[number]
+                own[:] = sent["bits"][start : start + own.size].reshape(own.shape)
+                start += own.size
 
     def finish(self, item: DecoderItem, raw: LowResolution) -> Masks:
         """Upsamples, thresholds and encodes the masks one at a time: no dense `N x H x W` array is ever made.
 
         Raises StageError `deadline_exceeded` as soon as it is: a thousand masks of a large image take minutes.
         """
-        each = [self._finished(item, logits, scores) for logits, scores in zip(raw.logits, raw.scores, strict=True)]
+        each = [self._finished(item, raw, number) for number in range(len(item.prompts))]
         return Masks(
             rles=tuple(one.rles[0] for one in each),
             mask_scores=raw.scores[:, 0],
             areas=np.array([one.areas[0] for one in each], np.int32),
-            low_res=raw.logits[:, 0] if item.options.low_res else None,
+            low_res=raw.logits[:, 0] if item.options.low_res and raw.logits is not None else None,
             alternatives=tuple(each) if item.depth > 1 else None,
         )
 
-    def _finished(self, item: DecoderItem, logits: Float32Array, scores: Float32Array) -> Masks:
-        """All masks of one prompt, from `Kx4Sx4S` logits."""
+    def _finished(self, item: DecoderItem, raw: LowResolution, number: int) -> Masks:
+        """All masks of one prompt."""
         made = []
-        for one in logits:
+        for one in range(item.depth):
             if item.deadline is not None and time.time() >= item.deadline:
                 raise StageError("deadline_exceeded", "the request's time was over before all masks were made")
-            made.append(full_size(one, item.embedding, self.arch.image_size))
+            if raw.bits is not None:
+                made.append(unpacked(raw.bits[number, one], item.embedding))
+            elif raw.logits is not None:
+                made.append(full_size(raw.logits[number, one], item.embedding, self.arch.image_size))
         areas = np.array([area for _, area in made], np.int32)
-        return Masks(tuple(rle for rle, _ in made), scores, areas, logits if item.options.low_res else None)
+        logits = raw.logits[number] if item.options.low_res and raw.logits is not None else None
+        return Masks(tuple(rle for rle, _ in made), raw.scores[number], areas, logits)
 
     def split(self, item: DecoderItem, max_cost: int | None) -> list[DecoderItem]:
         """Items of at most `max_cost` low-resolution masks each, if one prompt's do not exceed it."""
-        count = max(1, (_PART if max_cost is None else max_cost) // item.depth)
+        most = _PART if max_cost is None else max_cost
+        if self.masks_on_device:
+            most = min(most, _PART_BYTES // packed_bytes(item.embedding))
+        count = max(1, most // item.depth)
         if len(item.prompts) <= count:
             return [item]
         return [

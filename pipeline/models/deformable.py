@@ -3,11 +3,13 @@
 The published code samples each level with `grid_sample`, stacks the samples of all levels and weighs them: five passes
 over an array of every sample, 290 MB an image of 800x1066. A bilinear sample is a weighted sum of four rows of the
 values, so all samples of a query and head are one row of `embedding_bag`: 4 corners x levels x points rows, each with
-its weight, summed while they are read. A few queries at a time keep indices and weights within the CPU's cache.
+its weight, summed while they are read. A few queries at a time keep indices and weights within the CPU's cache. GPUs
+have a kernel of their own (`deformable_triton`).
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,15 +17,18 @@ import torch.nn.functional as F
 from groundingdino.models.GroundingDINO.ms_deform_attn import MultiScaleDeformableAttention
 from torch import Tensor
 
+from pipeline.models import deformable_triton
+
 _QUERIES = 1024  # at a time: 4 MB of indices and weights with 8 heads, 4 levels and 4 points
 
 
 class DeformableAttention(MultiScaleDeformableAttention):  # type: ignore[misc]  # its base has no types
-    """The official module, with its parameters; its forward pass where no gradient is wanted and no GPU has it."""
+    """The official module, with its parameters; its forward pass where no gradient is wanted."""
 
     def forward(self, query: Tensor, **others: Any) -> Tensor:
-        """As the official one, arguments and answer."""
-        if query.is_cuda or torch.is_grad_enabled():
+        """As the official one, arguments and answer; `spatial_shapes` may be on the CPU, which saves waiting for it."""
+        if torch.is_grad_enabled():
+            others["spatial_shapes"] = others["spatial_shapes"].to(query.device)
             answer: Tensor = super().forward(query, **others)
             return answer
         return _attend(self, query, **others)
@@ -55,14 +60,25 @@ def _attend(
     values = values.reshape(batch, value.shape[1], heads, -1)
     offsets = module.sampling_offsets(query).view(batch, queries, heads, levels, points, 2)
     weights = module.attention_weights(query).view(batch, queries, heads, levels * points).softmax(-1)
+    shapes = [(int(height), int(width)) for height, width in spatial_shapes.tolist()]
     if reference_points.shape[-1] == 2:
-        locations = reference_points[:, :, None, :, None] + offsets / spatial_shapes.flip(-1)[:, None]
+        locations = reference_points[:, :, None, :, None] + offsets / _extents(tuple(shapes), offsets.device)
     else:
         centre, size = reference_points[:, :, None, :, None].split(2, -1)
         locations = centre + offsets / points * size * 0.5
-    shapes = [(int(height), int(width)) for height, width in spatial_shapes.tolist()]
-    output = module.output_proj(sample(values, shapes, locations, weights.view(batch, queries, heads, levels, points)))
+    weights = weights.view(batch, queries, heads, levels, points)
+    if values.is_cpu:  # an `embedding_bag` takes rows and weights of one type
+        sampled = sample(values.float(), shapes, locations, weights)
+    else:
+        sampled = deformable_triton.sample(values, shapes, locations, weights)
+    output = module.output_proj(sampled)
     return output if module.batch_first else output.transpose(0, 1)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=256)
+def _extents(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """`Lx1x2` float32: width and height of each level, beside P points."""
+    return torch.tensor([[(width, height)] for height, width in shapes], dtype=torch.float32).to(device)
 
 
 def sample(values: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:

@@ -72,8 +72,8 @@ class Memory:
         text: `BxLxC`.
         padding: `BxS` bool, True on padding.
         pos: `BxSxC`.
-        spatial_shapes: `(levels, 2)` int64, `(height, width)`.
-        level_start: `(levels,)` int64.
+        spatial_shapes: `(levels, 2)` int64, `(height, width)`, on the CPU.
+        level_start: `(levels,)` int64, on the CPU.
         valid_ratios: `Bxlevelsx2`.
         token_mask: `BxL` bool.
     """
@@ -111,7 +111,7 @@ def encode(model: Any, images: Tensor, padding: Tensor, text: TextBatch, image_o
 
     transformer = model.transformer
     shapes = [tuple(m.shape[-2:]) for m in maps]
-    spatial_shapes = torch.as_tensor(shapes, dtype=torch.int64, device=images.device)
+    spatial_shapes = torch.as_tensor(shapes, dtype=torch.int64)  # not on a GPU: whoever reads it would wait for it
     level_start = torch.cat((spatial_shapes.new_zeros((1,)), spatial_shapes.prod(1).cumsum(0)[:-1]))
     valid_ratios = torch.stack([transformer.get_valid_ratio(m) for m in masks], 1)
     image = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)

@@ -22,11 +22,13 @@ AVAILABLE = _operator_of_torch()
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`: `...xK` float32 by `NxK` -> `...xN`.
 
-    Takes the usual way on a GPU, in another precision, where a gradient is wanted, and for small products.
+    Takes the usual way on a GPU, in another precision, where a gradient is wanted, for small products, and in what
+    `torch.compile` makes, which does not know this operator.
     """
     rows = x.numel() // max(1, x.shape[-1])
     if (
         not AVAILABLE
+        or torch.compiler.is_compiling()
         or x.device.type != "cpu"
         or x.dtype != torch.float32
         or weight.dtype != torch.float32

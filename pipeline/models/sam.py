@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -9,10 +10,10 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos
 from torch import Tensor
 
-from pipeline.models import onednn
+from pipeline.models import onednn, sam_attention
 from pipeline.models.architectures import SegmenterArchitecture
 
-_MAX_ATTENTION_BYTES = 2**28  # of attention maps at a time: four of 64x64 tokens to as many
+_HEADS = 1  # of an attention map at a time, as oneDNN takes them
 
 
 def build(arch: SegmenterArchitecture) -> Sam:
@@ -56,23 +57,34 @@ def build(arch: SegmenterArchitecture) -> Sam:
     return sam.eval()
 
 
-def encode_images(encoder: ImageEncoderViT, images: Tensor) -> Tensor:
-    """`ImageEncoderViT.forward` in less memory.
+def encode_images(
+    encoder: ImageEncoderViT,
+    images: Tensor,
+    way: sam_attention.Way | None = None,
+    block: Callable[[Block, Tensor, sam_attention.Way], Tensor] | None = None,
+) -> Tensor:
+    """`ImageEncoderViT.forward` in less memory, and on a GPU or in a lower precision by fused kernels.
 
-    The official global attention holds three copies of all heads' maps at once: 2.4 GB for one image and ViT-B. Here
-    a few heads take their turn.
+    The official global attention holds three copies of all heads' maps at once: 2.4 GB for one image and ViT-B. On a
+    CPU a few heads take their turn.
 
     Args:
         images: `Bx3xNxN`, normalised.
+        way: how relative positions enter fused kernels; None: as above on a CPU in float32, else `joined`.
+        block: what computes a block there; None: `sam_attention.block`.
 
     Returns:
-        `BxCxSxS` features.
+        `BxCxSxS` features, float32.
     """
     x = encoder.patch_embed(images) + encoder.pos_embed
-    for block in encoder.blocks:
-        x = block(x) if block.window_size > 0 else _global_block(block, x)
+    fused = way is not None or block is not None or not images.is_cpu or encoder.neck[0].weight.dtype != torch.float32
+    for one in encoder.blocks:
+        if fused:
+            x = (block or sam_attention.block)(one, x, way or "joined")
+        else:
+            x = one(x) if one.window_size > 0 else _global_block(one, x)
     features: Tensor = encoder.neck(x.permute(0, 3, 1, 2))
-    return features
+    return features.float()
 
 
 def _global_block(block: Block, x: Tensor) -> Tensor:
@@ -90,9 +102,8 @@ def _attention(attention: Attention, x: Tensor) -> Tensor:
     rows = get_rel_pos(height, height, attention.rel_pos_h)
     columns = get_rel_pos(width, width, attention.rel_pos_w)
     mixed = torch.empty_like(q)
-    step = _heads_at_a_time(q)
-    for start in range(0, len(q), step):
-        part = slice(start, start + step)
+    for start in range(0, len(q), _HEADS):
+        part = slice(start, start + _HEADS)
         maps = onednn.products(q[part] * attention.scale, k[part])
         grid, queries = maps.view(-1, height, width, height, width), q[part].reshape(-1, height, width, q.shape[-1])
         grid += torch.einsum("bhwc,hkc->bhwk", queries, rows)[..., :, None]
@@ -101,39 +112,3 @@ def _attention(attention: Attention, x: Tensor) -> Tensor:
     together = mixed.view(batch, heads, height, width, -1).permute(0, 2, 3, 1, 4).reshape(batch, height, width, -1)
     projected: Tensor = attention.proj(together)
     return projected
-
-
-def _heads_at_a_time(q: Tensor) -> int:
-    """On a CPU one, as oneDNN takes them; elsewhere as many as fit, as each pass there is a few launches."""
-    if q.device.type == "cpu":
-        return 1
-    return max(1, _MAX_ATTENTION_BYTES // (q.shape[1] ** 2 * q.element_size()))
-
-
-def predict_masks(
-    decoder: MaskDecoder, embeddings: Tensor, image_index: Tensor, pe: Tensor, sparse: Tensor, dense: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`MaskDecoder.predict_masks` for prompts that belong to different images.
-
-    The official method repeats one image's embedding for all of its prompts; here each prompt names its image.
-
-    Args:
-        embeddings: `BxCxSxS`.
-        image_index: `(N,)` int64, the image of each prompt.
-        pe: `1xCxSxS`, `PromptEncoder.get_dense_pe`.
-        sparse: `NxTxC` point and box embeddings. dense: `NxCxSxS` mask embeddings.
-
-    Returns:
-        `Nx4x4Sx4S` logits (the single mask, then the three of `multimask_output`) and `Nx4` predicted IoUs.
-    """
-    count = decoder.num_mask_tokens
-    output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat((output_tokens.expand(len(sparse), -1, -1), sparse), dim=1)
-    src = embeddings[image_index] + dense
-    batch, channels, side, _ = src.shape
-    pos = pe.expand(batch, -1, -1, -1)
-    states, src = decoder.transformer(src, pos, tokens)
-    upscaled = decoder.output_upscaling(src.transpose(1, 2).view(batch, channels, side, side))
-    hyper = torch.stack([mlp(states[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
-    masks = (hyper @ upscaled.flatten(2)).view(batch, count, *upscaled.shape[-2:])
-    return masks, decoder.iou_prediction_head(states[:, 0])

@@ -1,4 +1,7 @@
-"""SAM's way from low-resolution logits to a mask of the image's size, without a dense array of all masks."""
+"""SAM's way from low-resolution logits to a mask of the image's size, without a dense array of all masks.
+
+On a CPU a mask at a time, and of it what can be inside. On a GPU whole, as fast as it is written, and sent as bits.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from pipeline.masks import encode_crop
-from pipeline.stages import RLE, Embedding, Float32Array
+from pipeline.stages import RLE, Embedding, Float32Array, UInt8Array
+
+_PIXELS = 2**26  # of masks at a time on a device: 256 MB of float32
 
 
 @lru_cache(maxsize=8)  # up to 34 MB each; one image needs two
@@ -40,3 +46,41 @@ def full_size(logits: Float32Array, embedding: Embedding, model: int) -> tuple[R
     y0, y1, x0, x1 = int(y[0]), int(y[-1]) + 1, int(x[0]), int(x[-1]) + 1
     window = rows[y0:y1] @ logits @ columns[x0:x1].T > 0
     return encode_crop(window, (y0, x0), (height, width)), int(window.sum())
+
+
+def packed(logits: Tensor, embedding: Embedding, model: int) -> Tensor:
+    """Masks at full size as bits, where the logits are: `Sam.postprocess_masks`, then `> 0`.
+
+    Args:
+        logits: `Nx4Sx4S` float32. embedding: what sizes they are brought to. model: side of the model's input.
+
+    Returns:
+        `N x W x ceil(H/8)` uint8: column by column, the topmost of eight pixels in the lowest bit.
+    """
+    (height, width), (kept_height, kept_width) = embedding.image_size, embedding.input_size
+    bits = 2 ** torch.arange(8, device=logits.device, dtype=torch.uint8)
+    parts = []
+    for part in logits[:, None].split(max(1, _PIXELS // max(height * width, model * model))):
+        whole = F.interpolate(part, (model, model), mode="bilinear", align_corners=False)
+        kept = whole[..., :kept_height, :kept_width]
+        inside = F.interpolate(kept, (height, width), mode="bilinear", align_corners=False)[:, 0] > 0
+        columns = F.pad(inside.transpose(1, 2).to(torch.uint8), (0, -height % 8))
+        parts.append((columns.unflatten(-1, (-1, 8)) * bits).sum(-1, dtype=torch.uint8))
+    return torch.cat(parts)
+
+
+def packed_bytes(embedding: Embedding) -> int:
+    """Of one mask, as `packed` makes it."""
+    height, width = embedding.image_size
+    return width * -(-height // 8)
+
+
+def unpacked(bits: UInt8Array, embedding: Embedding) -> tuple[RLE, int]:
+    """The mask at full size and its area, from its `W x ceil(H/8)` bits."""
+    size = embedding.image_size
+    x = np.flatnonzero(bits.any(1))
+    if len(x) == 0:
+        return encode_crop(np.zeros((0, 0), bool), (0, 0), size), 0
+    x0, x1 = int(x[0]), int(x[-1]) + 1
+    columns = np.unpackbits(bits[x0:x1], axis=1, bitorder="little", count=size[0])
+    return encode_crop(columns.T, (0, x0), size), int(np.count_nonzero(columns))
