@@ -1,18 +1,27 @@
-"""What one part costs: the DAG without models, and a prompt about an image that is known already."""
+"""What one part costs: the DAG without models, and a prompt about an image that is known already. Beside them how full
+batches are, and how many bytes move."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
 from typing import Any
 
 import httpx
+import numpy as np
 
-from benchmarks.serving import load, report
-from benchmarks.serving.material import cases
+from benchmarks.serving import batch_fill, bytes_moved, load, report
+from benchmarks.serving.material import MODEL, Case, cases
 from benchmarks.serving.processes import running_arm
+from deployments.stage_runner import model_threads
+from pipeline.allocator import keep_freed_memory
+from pipeline.bundle import resolve
+from pipeline.image_encoder import ImageEncoder
+from pipeline.mask_decoder import MaskDecoder
+from pipeline.stages import DecodeOptions, MaskPrompts
 
 JSON = {"content-type": "application/json"}
 POINT = [[0.5, 0.5, 1]]  # shares of width and height: the middle
@@ -21,7 +30,23 @@ POINT = [[0.5, 0.5, 1]]  # shares of width and height: the middle
 def measure(rounds: int, seconds: float) -> dict[str, Any]:
     dag = empty_dag(rounds, seconds)
     known = {arm: known_image(arm, rounds, seconds) for arm in ("e", "f")}
-    return {"empty": dag, "known_image": known, "lines": [_dag_table(dag), _known_table(known)]}
+    alone = decoder_alone(cases()[0])
+    fills = {arm: batch_fill.measure(arm, rounds, seconds) for arm in ("e", "f")}
+    moved = bytes_moved.measure()
+    return {
+        "empty": dag,
+        "known_image": known,
+        "decoder_alone_s": alone,
+        "batch_fill": fills,
+        "bytes_moved": moved,
+        "lines": [
+            _dag_table(dag),
+            _known_table(known),
+            f"The decoder alone, in process, on the same point: {1000 * alone:.1f} ms.",
+            batch_fill.table(fills),
+            bytes_moved.table(moved),
+        ],
+    }
 
 
 def empty_dag(rounds: int, seconds: float) -> dict[str, list[dict[str, float]]]:
@@ -60,6 +85,22 @@ def known_image(name: str, rounds: int, seconds: float) -> dict[str, list[dict[s
                 if rows[-1]["failed"]:
                     raise RuntimeError(f"{kind}: a request failed")
     return found
+
+
+def decoder_alone(case: Case) -> float:
+    """Median seconds of the mask decoder in this process on the point, with as many threads as a stage has."""
+    keep_freed_memory()
+    bundle = resolve(MODEL, "segmenter")
+    embedding = ImageEncoder.from_bundle(bundle).encode(case.jpeg)
+    decoder = MaskDecoder.from_bundle(bundle, threads=model_threads(0))
+    height, width = case.size
+    point = np.array([[x * width, y * height, label] for x, y, label in POINT], np.float32)
+    took = []
+    for _ in range(30):
+        begin = time.perf_counter()
+        decoder.decode(embedding, MaskPrompts(points=(point,)), DecodeOptions())
+        took.append(time.perf_counter() - begin)
+    return median(took)
 
 
 def _post(path: str, fields: dict[str, Any], client: httpx.Client, number: int) -> httpx.Response:

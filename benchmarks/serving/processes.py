@@ -25,13 +25,15 @@ class NotStartedError(Exception):
 
 
 class Arm:
-    """A running arm: `url` of those with HTTP; `say` for those without."""
+    """A running arm: `url` of those with HTTP; `say` for those without. One of ours that is `metered` shows its metrics
+    at `metrics_port`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, metered: bool = False) -> None:
         self.port = free_port()
+        self.metrics_port = free_port() if metered else 0
         self.url = f"http://127.0.0.1:{self.port}"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.serving.worker", name, str(self.port)],
+            [sys.executable, "-m", "benchmarks.serving.worker", name, str(self.port), str(self.metrics_port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -100,8 +102,8 @@ def fields(stat: Path) -> list[str]:
 
 
 @contextmanager
-def running_arm(name: str) -> Iterator[Arm]:
-    arm = Arm(name)
+def running_arm(name: str, *, metered: bool = False) -> Iterator[Arm]:
+    arm = Arm(name, metered=metered)
     try:
         yield arm
     finally:

@@ -1,4 +1,7 @@
-"""The process of an arm: `python -m benchmarks.serving.worker ARM PORT`. Starts it; ends when standard input does."""
+"""The process of an arm: `python -m benchmarks.serving.worker ARM PORT METRICS_PORT`, the last 0 for none.
+
+Starts it; ends when standard input does.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ from benchmarks.serving.material import MODEL
 CORES = len(os.sched_getaffinity(0))
 
 
-def app(port: int, **args: Any) -> None:
+def app(port: int, metrics_port: int, **args: Any) -> None:
     from deployments.launch import running
 
-    with running({"model": MODEL, **args}, {"port": port}):
+    with running({"model": MODEL, **args}, {"port": port}, metrics_port=metrics_port or None):
         print("ready", flush=True)
         sys.stdin.read()
 
@@ -31,7 +34,7 @@ def empty(port: int) -> None:
         mock.patch("deployments.app.ImageEncoderDeployment", stages.ImageEncoder),
         mock.patch("deployments.app.MaskDecoderDeployment", stages.MaskDecoder),
     ):
-        app(port)
+        app(port, 0)
 
 
 def end_with_input() -> None:
@@ -47,7 +50,7 @@ def end_with_input() -> None:
 
 def main() -> None:
     warnings.filterwarnings("ignore")
-    arm, port = sys.argv[1], int(sys.argv[2])
+    arm, port, metrics_port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     if arm in ("a", "d"):
         from benchmarks.serving import in_process
 
@@ -59,7 +62,7 @@ def main() -> None:
     elif arm == "empty":
         empty(port)
     else:
-        app(port, fused=arm == "f")
+        app(port, metrics_port, fused=arm == "f")
 
 
 if __name__ == "__main__":
