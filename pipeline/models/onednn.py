@@ -29,6 +29,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if (
         not AVAILABLE
         or torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
         or x.device.type != "cpu"
         or x.dtype != torch.float32
         or weight.dtype != torch.float32
