@@ -8,7 +8,7 @@ import numpy as np
 
 from deployments.refusals import as_value
 from deployments.stage_runner import StageRunner, settle
-from deployments.stage_settings import StageSettings
+from deployments.stage_settings import DetectorSettings
 from pipeline.bundle import Bundle
 from pipeline.stages import Detections, DetectRequest, ImageSource, TextClass
 
@@ -18,13 +18,17 @@ _WARM_UP = DetectRequest(classes=(TextClass(0, "object", "object"),))
 class DetectorDeployment:
     """`detect` for many callers. The constructor returns when the model is warm."""
 
-    def __init__(self, bundle: Bundle, settings: StageSettings) -> None:
+    def __init__(self, bundle: Bundle, settings: DetectorSettings) -> None:
         from deployments import ray_metrics
         from pipeline.detector import Detector  # torch: in the replica, not where the app is built
 
         ray_metrics.install()
         self._stage = Detector.from_bundle(
-            bundle, device=settings.device, threads=settle(settings), precision=settings.precision
+            bundle,
+            device=settings.device,
+            threads=settle(settings),
+            precision=settings.precision,
+            shapes=settings.shapes,
         )
         self._runner: StageRunner[Any, Any, Detections] = StageRunner(
             self._stage, settings, name="detector", model=bundle.name

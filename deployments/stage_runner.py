@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -59,6 +59,7 @@ class StageRunner(Generic[Item, Raw, Output]):
             meter=self._meter,
         )
         self._pool = ThreadPoolExecutor(settings.cpu_threads, thread_name_prefix="cpu")
+        self._few = asyncio.Semaphore(max(1, settings.cpu_threads - 1))
 
     def warm_up(self, prepare: Callable[[], Item]) -> Output:
         """One item through the whole stage, in the calling thread but for the model: for a replica's constructor."""
@@ -77,20 +78,30 @@ class StageRunner(Generic[Item, Raw, Output]):
             StageError: always this, whatever failed, so that no exception text leaves the replica.
         """
         item = await self._in_pool("prepare", prepare, deadline)
-        if not isinstance(self._stage, Splittable):
-            return await self._part(item, deadline)
-        # One part after another: each queues anew, so that others take their turn in between, and what is given up or
-        # late meanwhile ends there.
-        merge = self._stage.merge
-        outputs = [await self._part(part, deadline) for part in self._stage.split(item, self._max_cost)]
-        return (
-            outputs[0] if len(outputs) == 1 else await self._in_pool("finish", lambda: merge(item, outputs), deadline)
-        )
+        parts = self._stage.split(item, self._max_cost) if isinstance(self._stage, Splittable) else (item,)
+        if len(parts) == 1:
+            return await self._finish(parts[0], await self._forward(parts[0], deadline), deadline)
+        return await self._in_parts(item, parts, deadline)
 
-    async def _part(self, item: Item, deadline: float | None) -> Output:
-        raw = await self._batcher.submit(
+    async def _in_parts(self, item: Item, parts: Sequence[Item], deadline: float | None) -> Output:
+        """One part after another: each queues anew, so that others take their turn in between, and what is given up or
+        late meanwhile ends there. Of the pool, all such items together leave a thread to the others, if it has two."""
+        assert isinstance(self._stage, Splittable)
+        merge = self._stage.merge
+        outputs: list[Output] = []
+        for part in parts:
+            raw = await self._forward(part, deadline)
+            async with self._few:
+                outputs.append(await self._finish(part, raw, deadline))
+        async with self._few:
+            return await self._in_pool("finish", lambda: merge(item, outputs), deadline)
+
+    async def _forward(self, item: Item, deadline: float | None) -> Raw:
+        return await self._batcher.submit(
             item, key=self._stage.batch_key(item), cost=self._stage.cost(item), deadline=deadline
         )
+
+    async def _finish(self, item: Item, raw: Raw, deadline: float | None) -> Output:
         return await self._in_pool("finish", lambda: self._stage.finish(item, raw), deadline)
 
     async def close(self) -> None:

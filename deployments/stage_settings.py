@@ -102,16 +102,33 @@ class StageSettings(Replicas):
 
 
 class DetectorSettings(StageSettings):
-    """Its unit of cost is a caption: many classes make several, each a row of the batch."""
+    """Its unit of cost is a caption on up to 0.54 megapixels: many classes make several, each a row of the batch."""
 
     max_batch_cost: Annotated[
-        int | None, Field(ge=1, description="Most captions in one forward pass; a request of more runs in parts.")
-    ] = 16
+        int | None,
+        Field(
+            ge=1,
+            description="Most captions in one forward pass, each counted once for every 0.54 megapixels (or part) of "
+            "its resized image: one at 800x1333 as 2. Time and memory go with both. A request of more runs in parts, "
+            "and others wait for one part at most; with fewer in a part a long request takes longer.",
+        ),
+    ] = 8
+    shapes: Annotated[
+        Literal["exact", "buckets"],
+        Field(
+            description="What a resized image is padded to: `exact`, nothing that its model does not need; `buckets`, "
+            "one of few shapes by its aspect, so that more images share a batch, with slightly other answers."
+        ),
+    ] = "exact"
 
 
 class ImageEncoderSettings(StageSettings):
     """It keeps images and their embeddings, so that a second prompt on an image costs no second encoding."""
 
+    max_batch_cost: Annotated[
+        int | None,
+        Field(ge=1, description="Most images in one forward pass; unset: `max_batch_size`, as all are of one size."),
+    ] = None
     compile: Annotated[
         bool,
         Field(
@@ -132,7 +149,15 @@ class ImageEncoderSettings(StageSettings):
 class MaskDecoderSettings(StageSettings):
     """Its unit of cost is a prompt: each holds a low-resolution mask in memory, 260 KB at official sizes."""
 
-    max_batch_cost: Annotated[int | None, Field(ge=1, description="Most prompts in one forward pass.")] = 256
+    max_batch_cost: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Most prompts in one forward pass; one with alternatives counts as 3, and every 50 points of "
+            "an instance as one more, for their time. A request of more runs in parts, and others wait for one part at "
+            "most; time goes with the number, so a larger one saves little.",
+        ),
+    ] = 32
 
 
 class IngressSettings(Replicas):

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from pipeline.models import groundingdino, groundingdino_build, groundingdino_pr
 from pipeline.models.architectures import DetectorArchitecture, detector_architecture
 from pipeline.models.precision import DTYPES, Precision
 from pipeline.prompt import Caption, Tokenizer
+from pipeline.shape_buckets import bucket
 from pipeline.stages import Detections, DetectRequest, Float32Array, ImageSource
 
 # `groundingdino.util.inference.load_image`
@@ -27,8 +28,14 @@ MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 # A caption is a row of the batch; at 800x1333 a row takes 0.9 GB. Beyond this many pixels, rows go in turns.
 _MAX_FORWARD_PIXELS = 8 * 800 * 1344
+# A caption costs 1 on an image of so many pixels after resizing, and 2 on one of twice as many: half of 800x1344.
+_CAPTION_PIXELS = 400 * 1344
 # In process, a request of many captions runs in parts of so many, so that its memory does not grow with them.
 _MAX_PART_PIXELS, _MAX_PART_CAPTIONS = 2 * 800 * 1344, 16
+
+Shapes = Literal["exact", "buckets"]
+"""What an image is padded to: `exact`, as its architecture has it; `buckets`, to one of few shapes, with slightly other
+answers. In both a function of the image alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,7 @@ class Detector:
         bundle: vocabulary, token budget and default thresholds.
         device: where the model runs.
         precision: of the layers that can be less precise (`groundingdino_precision`); the model is changed in place.
+        shapes: what images are padded to.
     """
 
     def __init__(
@@ -70,6 +78,7 @@ class Detector:
         bundle: Bundle,
         device: str = "cpu",
         precision: Precision = "float32",
+        shapes: Shapes = "exact",
     ) -> None:
         if bundle.vocabulary is None:
             raise ValueError("a detector needs a vocabulary")
@@ -79,12 +88,19 @@ class Detector:
         self.arch = arch
         self.bundle = bundle
         self.device = device
+        self.shapes = shapes
         self.tokenizer = Tokenizer(bundle.vocabulary, bundle.max_tokens)
         self._separators = frozenset({self.tokenizer.cls_id, self.tokenizer.sep_id, self.tokenizer.dot_id})
 
     @classmethod
     def from_bundle(
-        cls, bundle: Bundle, *, device: str = "cpu", threads: int | None = None, precision: Precision = "float32"
+        cls,
+        bundle: Bundle,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        precision: Precision = "float32",
+        shapes: Shapes = "exact",
     ) -> Detector:
         """Builds the model and loads the bundle's weights; `threads` sets torch's, process-wide. Raises BundleError."""
         if threads is not None:
@@ -92,7 +108,7 @@ class Detector:
         arch = detector_architecture(bundle.architecture)
         model = groundingdino_build.build(arch)
         load_weights(model, bundle)
-        return cls(model, arch, bundle, device, precision)
+        return cls(model, arch, bundle, device, precision, shapes)
 
     def prepare(self, image: ImageSource, request: DetectRequest) -> DetectorItem:
         """Decodes, crops, resizes and tokenises. Raises StageError for a bad image or a class over the token budget."""
@@ -106,10 +122,9 @@ class Detector:
         height, width = resized_size(size, self.arch.short_side, self.arch.long_side)
         resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BILINEAR)
         normalised = (np.asarray(resized, np.float32) / np.float32(255) - MEAN) / STD
-        step = self.arch.pad_multiple
         return DetectorItem(
             pixels=np.ascontiguousarray(normalised.transpose(2, 0, 1)),
-            padded=(math.ceil(height / step) * step, math.ceil(width / step) * step),
+            padded=self._padded(height, width),
             size=size,
             captions=captions,
             wanted=criteria(request, self.bundle.box_threshold, self.bundle.text_threshold),
@@ -118,21 +133,29 @@ class Detector:
             ),
         )
 
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        if self.shapes == "buckets":
+            return bucket((height, width), self.arch.short_side, self.arch.long_side)
+        step = self.arch.pad_multiple
+        return math.ceil(height / step) * step, math.ceil(width / step) * step
+
     def batch_key(self, item: DetectorItem) -> tuple[int, int]:
         """Items of one padded shape share a batch."""
         return item.padded
 
     def cost(self, item: DetectorItem) -> int:
-        """Captions: each is a row of the batch."""
-        return len(item.captions)
+        """Captions, each a row of the batch; on a large image a caption costs more."""
+        return len(item.captions) * _caption_cost(item.padded)
 
     def split(self, item: DetectorItem, max_cost: int | None = None) -> list[DetectorItem]:
         """The item by groups of its captions: of `max_cost` at most, or without it as many as need little memory."""
         if max_cost is None:
             height, width = item.padded
-            max_cost = max(1, min(_MAX_PART_CAPTIONS, _MAX_PART_PIXELS // (height * width)))
-        starts = range(0, len(item.captions), max_cost)
-        return [replace(item, captions=item.captions[start : start + max_cost]) for start in starts]
+            count = max(1, min(_MAX_PART_CAPTIONS, _MAX_PART_PIXELS // (height * width)))
+        else:
+            count = max(1, max_cost // _caption_cost(item.padded))
+        starts = range(0, len(item.captions), count)
+        return [replace(item, captions=item.captions[start : start + count]) for start in starts]
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[DetectorItem]) -> list[list[Scores]]:
@@ -193,6 +216,10 @@ class Detector:
                 raise StageError("deadline_exceeded", "the request's time was over before it was computed")
             parts.append(self.finish(part, self.forward([part])[0]))
         return self.merge(item, parts)
+
+
+def _caption_cost(padded: tuple[int, int]) -> int:
+    return math.ceil(padded[0] * padded[1] / _CAPTION_PIXELS)
 
 
 def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:

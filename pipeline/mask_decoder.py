@@ -23,6 +23,7 @@ from pipeline.stages import DecodeOptions, Embedding, Float32Array, MaskPrompts,
 
 _MAX_PROMPTS = 16  # boxes in one pass: at official sizes they take 0.6 GB
 _POINTS_LIKE_A_PROMPT = 100  # points of an instance that take as much as itself, by their attention maps
+_POINTS_COST = 50  # points of an instance that take as much time as its box
 _PART = 192  # low-resolution masks to keep at a time: 50 MB at official sizes
 _PART_BYTES = 2**27  # of masks at full size that come from a device as bits
 
@@ -156,8 +157,8 @@ class MaskDecoder:
         return
 
     def cost(self, item: DecoderItem) -> int:
-        """Low-resolution masks to keep."""
-        return len(item.prompts) * item.depth
+        """Low-resolution masks to keep, and one more for every 50 points of an instance."""
+        return sum(_prompt_cost(item, prompt) for prompt in item.prompts)
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[DecoderItem]) -> list[LowResolution]:
@@ -280,16 +281,20 @@ class MaskDecoder:
         return Masks(tuple(rle for rle, _ in made), raw.scores[number], areas, logits)
 
     def split(self, item: DecoderItem, max_cost: int | None) -> list[DecoderItem]:
-        """Items of at most `max_cost` low-resolution masks each, if one prompt's do not exceed it."""
+        """Items of at most `max_cost` each, if one prompt's cost does not exceed it."""
         most = _PART if max_cost is None else max_cost
         if self.masks_on_device:
             most = min(most, _PART_BYTES // packed_bytes(item.embedding))
-        count = max(1, most // item.depth)
-        if len(item.prompts) <= count:
+        starts, cost = [0], 0
+        for number, prompt in enumerate(item.prompts):
+            cost += _prompt_cost(item, prompt)
+            if cost > most and number > starts[-1]:
+                starts.append(number)
+                cost = _prompt_cost(item, prompt)
+        if len(starts) == 1:
             return [item]
-        return [
-            replace(item, prompts=item.prompts[start : start + count]) for start in range(0, len(item.prompts), count)
-        ]
+        ends = (*starts[1:], len(item.prompts))
+        return [replace(item, prompts=item.prompts[a:b]) for a, b in zip(starts, ends, strict=True)]
 
     def merge(self, item: DecoderItem, parts: Sequence[Masks]) -> Masks:
         """The masks of all parts of `item`, in their order."""
@@ -310,6 +315,10 @@ class MaskDecoder:
         item = self.prepare(embedding, prompts, options, deadline)
         parts = [self.finish(part, self.forward([part])[0]) for part in self.split(item, None)]
         return self.merge(item, parts)
+
+
+def _prompt_cost(item: DecoderItem, prompt: Prompt) -> int:
+    return item.depth + (0 if prompt.points is None else len(prompt.points) // _POINTS_COST)
 
 
 def _scaled_points(points: Float32Array, scale: Any) -> Float32Array:

@@ -19,6 +19,7 @@ TORCH_FREE = (
     "prompt",
     "query",
     "scalars",
+    "shape_buckets",
     "packing",
     "labelling",
     "image",

@@ -193,3 +193,62 @@ def test_a_part_that_fails_ends_its_item_only() -> None:
 
     run(stage, test)
     assert (5, 5) not in [part for batch in stage.passes for part in batch]
+
+
+def test_a_small_item_waits_for_one_part_of_a_large_one_at_most() -> None:
+    """At whichever part it arrives: it is answered before the part after the next ends."""
+    stage = Adder(held=True)
+
+    async def test(runner: Runner) -> None:
+        large = asyncio.create_task(runner.run(lambda: tuple(range(300)), None))  # 75 parts
+        for part in range(20):
+            await entered(stage)
+            small = asyncio.create_task(runner.run(lambda i=part: (1000 + i,), None))  # type: ignore[misc]
+            await submitted(stage, 2 * part + 2)
+            stage.permits.release()  # the part that runs
+            await entered(stage)
+            stage.permits.release()  # the small one, with or without the next part
+            assert await small == [1000 + part]
+            assert not large.done()
+        large.cancel()
+        stage.permits.release(10)
+
+    run(stage, test)
+    assert [batch[0][0] >= 1000 for batch in stage.passes[:40]] == [False, True] * 20
+
+
+class SlowToFinish(Adder):
+    """Finishing a part of more than one number waits for a permit; `finishing` counts those that do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finishing = 0
+        self.most = 0
+        self.gate = threading.Semaphore(0)
+        self.began = threading.Semaphore(0)
+
+    def finish(self, item: Parts, raw: int) -> list[int]:
+        if len(item) > 1:
+            self.finishing += 1
+            self.most = max(self.most, self.finishing)
+            self.began.release()
+            assert self.gate.acquire(timeout=20)
+            self.finishing -= 1
+        return [raw]
+
+
+def test_large_items_leave_a_thread_of_the_pool_to_the_small() -> None:
+    stage = SlowToFinish()
+
+    async def test(runner: Runner) -> None:
+        large = [asyncio.create_task(runner.run(lambda: (1,) * 12, None)) for _ in range(5)]
+        assert await asyncio.to_thread(stage.began.acquire, timeout=20)
+        await submitted(stage, 5)
+        for i in range(10):
+            assert await runner.run(lambda i=i: (i,), None) == [i]  # type: ignore[misc]
+        assert not any(task.done() for task in large)
+        stage.gate.release(100)
+        assert await asyncio.gather(*large) == [[4, 4, 4]] * 5
+
+    run(stage, test)
+    assert stage.most == 1  # of two threads

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 from importlib import import_module
 from typing import Any
 
@@ -19,6 +21,7 @@ from pipeline.detector import Detector, resized_size
 from pipeline.models import groundingdino, groundingdino_build
 from pipeline.models.architectures import detector_architecture
 from pipeline.prompt import parse_classes
+from pipeline.shape_buckets import bucket
 from pipeline.stages import DetectRequest
 from tests.pipeline.judge import (
     TOLERANCE,
@@ -243,3 +246,68 @@ def test_fewer_image_tokens_than_queries(theirs: Any, tokenizer: Any) -> None:
         answers, _ = groundingdino.decode(theirs, memory, boxes, queries)
     assert answers[-1].shape == (1, 42, 256)
     assert bool(answers[-1][..., : text.input_ids.shape[1]].isfinite().all())
+
+
+@pytest.mark.parametrize("weights", ["random", "embedded"])
+@pytest.mark.parametrize("size", [(300, 390), (431, 257)])
+def test_end_to_end_in_buckets(theirs: Any, tokenizer: Any, weights: str, size: tuple[int, int]) -> None:
+    """The official code on the same padded tensor; these images lie in no exact shape of the table."""
+    model = theirs if weights == "random" else Detector.from_bundle(BUNDLE).model
+    arch = dataclasses.replace(ARCH, pad_multiple=1)
+    detector = Detector(model, arch, BUNDLE, shapes="buckets")
+    image, texts = photo(*size, seed=1), ["red circle", "star", "a large blue hexagon"]
+    request = DetectRequest(parse_classes(texts), box_threshold=0.0, text_threshold=0.0)
+    item = detector.prepare(image, request)
+    pixels = official_pixels(image, arch)
+    assert item.padded != pixels.shape[1:]
+    assert item.padded == {(300, 390): (160, 224), (431, 257): (288, 160)}[size]
+    found = detector.detect(image, request)
+    images, padding = padded([pixels], *item.padded)
+    judge = official_detector(model, tokenizer, images, padding, [" . ".join(texts) + " ."])
+    expected = labelled(tokenizer, judge, texts, size)
+    resized = (item.pixels.shape[1], item.pixels.shape[2])
+    assert left_out(found, expected, pixel(size, resized)) <= 0.01 * len(expected)
+    assert Detector(model, arch, BUNDLE).prepare(image, request).padded == pixels.shape[1:]  # exact is the default
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([(800, 1333), (ARCH.short_side, ARCH.long_side)]))
+def test_a_bucket_holds_the_image_and_turns_with_it(height: int, width: int, limits: tuple[int, int]) -> None:
+    short, long = limits
+    resized = resized_size((height, width), *limits)
+    shape = bucket(resized, *limits)
+    assert shape[0] >= resized[0]
+    assert shape[1] >= resized[1]
+    assert shape[0] % 32 == shape[1] % 32 == 0
+    assert min(shape) < short + 32
+    assert max(shape) < max(long, *resized) + 32
+    if resized[0] != resized[1]:
+        assert bucket((resized[1], resized[0]), *limits) == shape[::-1]
+    low, high = min(resized), max(resized)
+    if high <= 4 * low:
+        assert shape[0] * shape[1] <= 1.55 * (low + 31) * (high + 31)
+
+
+def test_buckets_are_few_and_waste_little_on_common_images() -> None:
+    sizes = [(480, 640), (640, 480), (427, 640), (375, 500), (640, 640), (1080, 1920), (3024, 4032), (4000, 6000)]
+    resized = [resized_size(size, 800, 1333) for size in sizes]
+    assert len({bucket((low, 1333), 800, 1333) for low in range(1, 801)}) <= 6
+    assert len({bucket((800, high), 800, 1333) for high in range(800, 1334)}) <= 5
+    waste = [math.prod(bucket(size, 800, 1333)) / math.prod(size) for size in resized]
+    assert max(waste) <= 1.05, waste
+
+
+def test_a_caption_on_a_large_image_costs_more(theirs: Any) -> None:
+    """And a request that costs too much is split into parts that do not."""
+    for padded_size, each in (((160, 224), 1), ((400, 1344), 1), ((416, 1344), 2), ((800, 1344), 2), ((1600, 1344), 4)):
+        detector = Detector(theirs, ARCH, BUNDLE)
+        request = DetectRequest(parse_classes([f"red circle {chr(97 + i)}" for i in range(26)]))
+        item = detector.prepare(photo(160, 200), request)
+        assert len(item.captions) > 2
+        item = dataclasses.replace(item, padded=padded_size, captions=item.captions * 3)
+        assert detector.cost(item) == each * len(item.captions)
+        for most in (1, 4, 5, 100):
+            parts = detector.split(item, most)
+            assert all(detector.cost(part) <= max(most, each) for part in parts)
+            assert sum((part.captions for part in parts), ()) == item.captions
+            assert len(parts) == math.ceil(len(item.captions) / max(1, most // each))
