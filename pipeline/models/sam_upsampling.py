@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.masks import encode_crop
 from pipeline.stages import RLE, Embedding, Float32Array, UInt8Array
 
+_STRIP = 128  # rows of a banded matrix at a time
 _PIXELS = 2**26  # of masks at a time on a device: 256 MB of float32
 
 
@@ -44,8 +45,23 @@ def full_size(logits: Float32Array, embedding: Embedding, model: int) -> tuple[R
     if len(y) == 0 or len(x) == 0:
         return encode_crop(np.zeros((0, 0), bool), (0, 0), (height, width)), 0
     y0, y1, x0, x1 = int(y[0]), int(y[-1]) + 1, int(x[0]), int(x[-1]) + 1
-    window = rows[y0:y1] @ logits @ columns[x0:x1].T > 0
+    upright = _banded(rows[y0:y1], torch.from_numpy(logits))
+    window = (_banded(columns[x0:x1], upright.T).T > 0).numpy()
     return encode_crop(window, (y0, x0), (height, width)), int(window.sum())
+
+
+def _banded(weights: Float32Array, x: Tensor) -> Tensor:
+    """`weights @ x`, `MxK` by `KxN`, where a row's weights are a few neighbours: of each strip only those it needs.
+
+    By torch: numpy's products take all cores, whatever the number of threads.
+    """
+    product = torch.empty(len(weights), x.shape[1])
+    for start in range(0, len(weights), _STRIP):
+        strip = weights[start : start + _STRIP]
+        used = np.flatnonzero(strip.any(0))
+        near = slice(int(used[0]), int(used[-1]) + 1)
+        torch.mm(torch.from_numpy(strip[:, near]), x[near], out=product[start : start + _STRIP])
+    return product
 
 
 def packed(logits: Tensor, embedding: Embedding, model: int) -> Tensor:
