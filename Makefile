@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test fuzz check lint types lock openapi reference bench clean
+.PHONY: help setup demo serve test fuzz check lint types lock openapi reference bench bench-gpu clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## *(.*)/  make \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## *(.*)/  make \1|\2/' | column -t -s '|'
 
 setup: $(READY)  ## make .venv with the locked versions (once; again when the lock changes)
 
@@ -60,6 +60,9 @@ openapi: setup  ## renew openapi.json, the document that /openapi.json serves
 bench: setup  ## the service beside others, then its models beside the official code: minutes; ARGS=--quick for a look
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
 	@$(BIN)/python -m benchmarks.model_cores
+
+bench-gpu: setup  ## the models beside the official code on one GPU: ten minutes at most; ARGS="--cpu --tiny" for a look
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 clean:  ## remove .venv, caches and outputs
 	@rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

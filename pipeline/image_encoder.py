@@ -13,7 +13,7 @@ from segment_anything.modeling import Sam
 
 from pipeline.bundle import Bundle, load_weights
 from pipeline.image import decode_region
-from pipeline.models import sam, sam_attention, transfer
+from pipeline.models import sam, transfer
 from pipeline.models.architectures import SegmenterArchitecture, segmenter_architecture
 from pipeline.models.buckets import BUCKETS, Bucketed, Pass, up_to
 from pipeline.models.precision import DTYPES, Precision, lower
@@ -90,11 +90,7 @@ class ImageEncoder:
     def _compiled(self, tolerance: float, max_batch: int) -> Pass:
         side = self.arch.image_size
         example = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(self.device)
-        # One kind of block is compiled once, however many the model has.
-        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-        block = torch.compile(sam_attention.block, dynamic=False)
-        compiled = partial(sam.encode_images, self.model, block=block)
-        return Bucketed(self._encode, compiled, example, tolerance=tolerance, buckets=up_to(max_batch))
+        return Bucketed(self._encode, sam.compiled(self.model), example, tolerance=tolerance, buckets=up_to(max_batch))
 
     def prepare(self, image: ImageSource, key: str | None = None, region: Region | None = None) -> EncoderItem:
         """Decodes, crops, resizes and normalises (`SamPredictor.set_image`). Raises StageError for a bad image."""

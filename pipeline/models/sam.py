@@ -87,6 +87,14 @@ def encode_images(
     return features.float()
 
 
+def compiled(encoder: ImageEncoderViT) -> Callable[[Tensor], Tensor]:
+    """`encode_images` with compiled blocks. The first call with a batch size compiles the two kinds of block, once each
+    however many there are."""
+    config = torch._dynamo.config
+    config.recompile_limit = max(64, config.recompile_limit)
+    return partial(encode_images, encoder, block=torch.compile(sam_attention.block, dynamic=False))
+
+
 def _global_block(block: Block, x: Tensor) -> Tensor:
     """`Block.forward` of a block without windows, `BxHxWxD`."""
     x = x + _attention(block.attn, block.norm1(x))
