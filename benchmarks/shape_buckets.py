@@ -30,9 +30,9 @@ from deployments.batch_queue import BatchQueue, Waiting
 from pipeline.bundle import resolve
 from pipeline.detector import Detector, DetectorItem
 from pipeline.masks import box_iou
-from pipeline.prompt import parse_classes
 from pipeline.stages import Detections, DetectRequest, UInt8Array
 from pipeline.tiny import scenes
+from pipeline.tiny.evaluate import classes, texts_for
 
 ADMITTED, SIZE = 32, 8
 # `(height, width)` and their share: what cameras, phones and the web have, and a fifth cropped by hand.
@@ -41,8 +41,9 @@ COMMON |= {(512, 640): 4}
 CROPPED = 20  # of a longer side of 640 and an aspect of 1 to 2, either way up
 
 
-def images(count: int, seed: int) -> list[UInt8Array]:
-    rng, g = random.Random(seed), torch.Generator().manual_seed(seed)
+def images(count: int, seed: int) -> list[tuple[UInt8Array, DetectRequest]]:
+    """Scenes, and texts that name what is in them and as much that is not."""
+    rng, g, order = random.Random(seed), torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     drawn = []
     for _ in range(count):
         (size,) = rng.choices([*COMMON, None], [*COMMON.values(), CROPPED])
@@ -50,7 +51,10 @@ def images(count: int, seed: int) -> list[UInt8Array]:
             size = (640, round(640 / rng.uniform(1.0, 2.0)))
             size = size if rng.random() < 0.5 else (size[1], size[0])
         scene = scenes.draw(1, *size, g)
-        drawn.append((scene.images[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
+        there = scene.present[0].numpy()
+        kinds = texts_for("seen", scene.colours[0].numpy()[there], scene.shapes[0].numpy()[there], order)
+        pixels = scene.images[0].round().byte().permute(1, 2, 0).contiguous().numpy()
+        drawn.append((pixels, DetectRequest(classes(kinds))))
     return drawn
 
 
@@ -131,9 +135,8 @@ def main() -> None:
         "exact, multiples of 32": own,
         "buckets": Detector(own.model, own.arch, bundle, shapes="buckets"),
     }
-    request = DetectRequest(parse_classes("red circle, star, blue square, green triangle, yellow ring"))
     drawn = images(given.images, seed=1)
-    items = {name: [detector.prepare(image, request) for image in drawn] for name, detector in arms.items()}
+    items = {name: [detector.prepare(*one) for one in drawn] for name, detector in arms.items()}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     for _ in range(given.rounds):
         for name, detector in arms.items():

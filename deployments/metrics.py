@@ -107,7 +107,7 @@ DROPPED = Metric(
     "counter",
     "items",
     (*_MODEL, "reason"),
-    "Items not computed: deadline (over before their turn), or cancelled.",
+    "Items not computed: deadline (over before their turn, or before their batch could end), or cancelled.",
 )
 
 METRICS = (
