@@ -18,10 +18,11 @@ from pipeline.image import decode_region
 from pipeline.labelling import Criteria, Scores, candidates, criteria, merge
 from pipeline.models import groundingdino, groundingdino_build, groundingdino_precision, transfer
 from pipeline.models.architectures import DetectorArchitecture, detector_architecture
+from pipeline.models.pixels import normalised
 from pipeline.models.precision import DTYPES, Precision
 from pipeline.prompt import Caption, Tokenizer
 from pipeline.shape_buckets import bucket
-from pipeline.stages import Detections, DetectRequest, Float32Array, ImageSource
+from pipeline.stages import Detections, DetectRequest, Float32Array, ImageSource, UInt8Array
 
 # `groundingdino.util.inference.load_image`
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -43,7 +44,7 @@ class DetectorItem:
     """One request, ready for the model.
 
     Attributes:
-        pixels: `3xHxW` float32, resized and normalised, not yet padded.
+        pixels: `3xHxW`, resized, not yet padded: float32 and normalised, or uint8 where the device normalises.
         padded: `(height, width)` of the model input, a function of the image alone.
         size: `(height, width)` of the image or region.
         captions: of the classes, then the negatives.
@@ -51,7 +52,7 @@ class DetectorItem:
         warnings: sentences for the caller.
     """
 
-    pixels: Float32Array
+    pixels: Float32Array | UInt8Array
     padded: tuple[int, int]
     size: tuple[int, int]
     captions: tuple[Caption, ...]
@@ -88,6 +89,7 @@ class Detector:
         self.arch = arch
         self.bundle = bundle
         self.device = device
+        self.normalises_on_device = device != "cpu"
         self.shapes = shapes
         self.tokenizer = Tokenizer(bundle.vocabulary, bundle.max_tokens)
         self._separators = frozenset({self.tokenizer.cls_id, self.tokenizer.sep_id, self.tokenizer.dot_id})
@@ -121,9 +123,11 @@ class Detector:
         size = (pixels.shape[0], pixels.shape[1])
         height, width = resized_size(size, self.arch.short_side, self.arch.long_side)
         resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BILINEAR)
-        normalised = (np.asarray(resized, np.float32) / np.float32(255) - MEAN) / STD
+        ready: Any = np.asarray(resized)
+        if not self.normalises_on_device:
+            ready = (np.asarray(resized, np.float32) / np.float32(255) - MEAN) / STD
         return DetectorItem(
-            pixels=np.ascontiguousarray(normalised.transpose(2, 0, 1)),
+            pixels=np.ascontiguousarray(ready.transpose(2, 0, 1)),
             padded=self._padded(height, width),
             size=size,
             captions=captions,
@@ -174,7 +178,9 @@ class Detector:
         """`rows` are captions, each with the number of its item in `batch`, in rising order."""
         numbers = sorted({number for number, _ in rows})
         height, width = batch[0].padded
-        images = torch.zeros((len(numbers), 3, height, width))
+        images = torch.zeros(
+            (len(numbers), 3, height, width), dtype=torch.uint8 if self.normalises_on_device else torch.float32
+        )
         padding = torch.ones((len(numbers), height, width), dtype=torch.bool)
         for place, number in enumerate(numbers):
             _, h, w = batch[number].pixels.shape
@@ -184,7 +190,7 @@ class Detector:
         text = groundingdino.text_batch([c.token_ids for _, c in rows], self._separators, self.tokenizer.pad_id)
         memory = groundingdino.encode(
             self.model,
-            transfer.to_device(images, self.device),
+            self._normalised(transfer.to_device(images, self.device), [batch[number] for number in numbers]),
             transfer.to_device(padding, self.device),
             text.to(self.device),
             None if image_of is None else image_of.to(self.device),
@@ -194,6 +200,13 @@ class Detector:
         logits, boxes = groundingdino.decode(self.model, memory, proposal_boxes, queries)
         tokens, corners = transfer.to_host(logits[-1][..., : memory.text.shape[1]].sigmoid(), boxes[-1])
         return [Scores(tokens[i, :, : len(c.token_ids)], corners[i]) for i, (_, c) in enumerate(rows)]
+
+    def _normalised(self, images: torch.Tensor, items: Sequence[DetectorItem]) -> torch.Tensor:
+        if images.dtype != torch.uint8:
+            return images
+        return normalised(
+            images, [(item.pixels.shape[1], item.pixels.shape[2]) for item in items], MEAN, STD, scale=255
+        )
 
     def finish(self, item: DetectorItem, raw: list[Scores]) -> Detections:
         """Of each caption the boxes that pass the thresholds, or in raw mode the best pairs of a box and a class."""

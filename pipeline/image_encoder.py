@@ -16,8 +16,9 @@ from pipeline.image import decode_region
 from pipeline.models import sam, transfer
 from pipeline.models.architectures import SegmenterArchitecture, segmenter_architecture
 from pipeline.models.buckets import BUCKETS, Bucketed, Pass, up_to
+from pipeline.models.pixels import normalised
 from pipeline.models.precision import DTYPES, Precision, lower
-from pipeline.stages import Embedding, Float32Array, ImageSource, Region
+from pipeline.stages import Embedding, Float32Array, ImageSource, Region, UInt8Array
 
 # `segment_anything.build_sam`
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
@@ -28,9 +29,10 @@ _TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "float16": 1e-2, "bfloat1
 
 @dataclass(frozen=True, slots=True)
 class EncoderItem:
-    """One image, ready for the model: `3xNxN` float32, normalised, zero on padding; sizes are `(height, width)`."""
+    """One image, ready for the model: `3xNxN`, zero on padding; float32 and normalised, or uint8 where the device
+    normalises. Sizes are `(height, width)`."""
 
-    pixels: Float32Array
+    pixels: Float32Array | UInt8Array
     input_size: tuple[int, int]
     image_size: tuple[int, int]
     region: Region | None
@@ -63,6 +65,7 @@ class ImageEncoder:
         self.model.to(device)
         self.arch = arch
         self.device = device
+        self.normalises_on_device = device != "cpu"
         self._encode: Pass = partial(sam.encode_images, self.model)
         if compile:
             self._encode = self._compiled(_TOLERANCE[precision], max_batch)
@@ -99,8 +102,9 @@ class ImageEncoder:
         side = self.arch.image_size
         height, width = input_size(image_size, side)
         resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BILINEAR)
-        padded = np.zeros((3, side, side), np.float32)
-        padded[:, :height, :width] = ((np.asarray(resized, np.float32) - MEAN) / STD).transpose(2, 0, 1)
+        padded = np.zeros((3, side, side), np.uint8 if self.normalises_on_device else np.float32)
+        ready = np.asarray(resized) if self.normalises_on_device else (np.asarray(resized, np.float32) - MEAN) / STD
+        padded[:, :height, :width] = ready.transpose(2, 0, 1)
         return EncoderItem(padded, (height, width), image_size, region, key)
 
     def batch_key(self, item: EncoderItem) -> None:
@@ -114,6 +118,8 @@ class ImageEncoder:
     def forward(self, batch: Sequence[EncoderItem]) -> list[Float32Array]:
         """`CxSxS` float32 features of each item."""
         images = transfer.stacked([item.pixels for item in batch], self.device)
+        if images.dtype == torch.uint8:
+            images = normalised(images, [item.input_size for item in batch], MEAN, STD)
         (features,) = transfer.to_host(self._encode(images))
         return list(features)
 

@@ -74,13 +74,15 @@ class Bench:
         try:
             self._clean()
             run = make()
+            begin = time.perf_counter()
             answer = run()
+            first = time.perf_counter() - begin
             if differs is not None:
                 row.difference = differs(answer)
                 if not row.difference <= tolerance:
                     raise ValueError(f"answers differ by {row.difference:.1e}, more than {tolerance:.0e}")
             del answer
-            self._time(row, run)
+            self._time(row, run, first)
         except Exception as error:  # a scarce run: the other arms go on
             lines = str(error).strip().splitlines()
             row.error = f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
@@ -90,13 +92,15 @@ class Bench:
         self._emit(asdict(row))
         return row.error is None
 
-    def _time(self, row: Row, run: Callable[[], Any]) -> None:
-        least = 3 if self.scene.seconds else 1  # 0: a look
-        if self.scene.seconds:
-            run()
+    def _time(self, row: Row, run: Callable[[], Any], first: float) -> None:
+        """A first pass took `first` seconds, with all that only a first one does: enough where nothing is measured."""
         seconds: list[float] = []
+        if self.scene.seconds == 0:
+            seconds.append(first)
+        else:
+            run()
         end = time.perf_counter() + self.scene.seconds
-        while len(seconds) < least or (time.perf_counter() < end and len(seconds) < 200):
+        while self.scene.seconds and len(seconds) < 3 or (time.perf_counter() < end and len(seconds) < 200):
             self._wait()
             begin = time.perf_counter()
             run()

@@ -88,6 +88,7 @@ def official_detector(scene: Scene) -> tuple[Any, DetectorArchitecture, Bundle]:
 
 def as_installed(model: Any) -> Any:
     """The published classes: takes back what our builders put in their place."""
+    module: Any
     for module in model.modules():
         if type(module) is onednn.Linear:
             module.__class__ = nn.Linear

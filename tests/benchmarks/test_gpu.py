@@ -1,4 +1,4 @@
-"""The benchmark for GPUs runs on a CPU, with the embedded architectures: a GPU is too rare to find its mistakes with."""
+"""The benchmark for GPUs runs on a CPU, with the embedded architectures: a GPU is too rare to find mistakes with."""
 
 from __future__ import annotations
 
