@@ -20,6 +20,7 @@ from pipeline.models import groundingdino, groundingdino_build, groundingdino_pr
 from pipeline.models.architectures import DetectorArchitecture, detector_architecture
 from pipeline.models.pixels import normalised
 from pipeline.models.precision import DTYPES, Precision
+from pipeline.planes import planes
 from pipeline.prompt import Caption, Tokenizer
 from pipeline.shape_buckets import bucket
 from pipeline.stages import Detections, DetectRequest, Float32Array, ImageSource, UInt8Array
@@ -123,11 +124,11 @@ class Detector:
         size = (pixels.shape[0], pixels.shape[1])
         height, width = resized_size(size, self.arch.short_side, self.arch.long_side)
         resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BILINEAR)
-        ready: Any = np.asarray(resized)
-        if not self.normalises_on_device:
-            ready = (np.asarray(resized, np.float32) / np.float32(255) - MEAN) / STD
+        levels: UInt8Array = np.asarray(resized)
         return DetectorItem(
-            pixels=np.ascontiguousarray(ready.transpose(2, 0, 1)),
+            pixels=np.ascontiguousarray(levels.transpose(2, 0, 1))
+            if self.normalises_on_device
+            else planes(levels, MEAN, STD, scale=255),
             padded=self._padded(height, width),
             size=size,
             captions=captions,

@@ -18,6 +18,7 @@ from pipeline.models.architectures import SegmenterArchitecture, segmenter_archi
 from pipeline.models.buckets import BUCKETS, Bucketed, Pass, up_to
 from pipeline.models.pixels import normalised
 from pipeline.models.precision import DTYPES, Precision, lower
+from pipeline.planes import planes
 from pipeline.stages import Embedding, Float32Array, ImageSource, Region, UInt8Array
 
 # `segment_anything.build_sam`
@@ -103,8 +104,9 @@ class ImageEncoder:
         height, width = input_size(image_size, side)
         resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BILINEAR)
         padded = np.zeros((3, side, side), np.uint8 if self.normalises_on_device else np.float32)
-        ready = np.asarray(resized) if self.normalises_on_device else (np.asarray(resized, np.float32) - MEAN) / STD
-        padded[:, :height, :width] = ready.transpose(2, 0, 1)
+        levels: UInt8Array = np.asarray(resized)
+        ready = levels.transpose(2, 0, 1) if self.normalises_on_device else planes(levels, MEAN, STD)
+        padded[:, :height, :width] = ready
         return EncoderItem(padded, (height, width), image_size, region, key)
 
     def batch_key(self, item: EncoderItem) -> None:
