@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -13,63 +13,22 @@ import torch
 from segment_anything.modeling import Sam
 
 from pipeline.bundle import Bundle, load_weights
+from pipeline.decoder_items import DecoderItem, LowResolution, Prompt, decoder_item
 from pipeline.errors import StageError
 from pipeline.models import sam as sam_model
 from pipeline.models import sam_decoder, transfer
 from pipeline.models.architectures import SegmenterArchitecture, segmenter_architecture
 from pipeline.models.precision import DTYPES, Precision
 from pipeline.models.sam_upsampling import full_size, packed, packed_bytes, unpacked
-from pipeline.stages import DecodeOptions, Embedding, Float32Array, MaskPrompts, Masks, UInt8Array
+from pipeline.stages import DecodeOptions, Embedding, MaskPrompts, Masks
+
+__all__ = ["DecoderItem", "LowResolution", "MaskDecoder", "Prompt"]
 
 _MAX_PROMPTS = 16  # boxes in one pass: at official sizes they take 0.6 GB
 _POINTS_LIKE_A_PROMPT = 100  # points of an instance that take as much as itself, by their attention maps
 _POINTS_COST = 50  # points of an instance that take as much time as its box
 _PART = 192  # low-resolution masks to keep at a time: 50 MB at official sizes
 _PART_BYTES = 2**27  # of masks at full size that come from a device as bits
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One instance's prompt in the model's input frame: points `Px3`, box `(4,)`, mask `4Sx4S`, each or None."""
-
-    points: Float32Array | None
-    box: Float32Array | None
-    mask: Float32Array | None
-
-    @property
-    def layout(self) -> tuple[int, bool, bool]:
-        """Prompts of one layout make one rectangular batch; padding with empty points would change the answer."""
-        return (0 if self.points is None else len(self.points), self.box is not None, self.mask is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderItem:
-    """One image's prompts, ready for the model."""
-
-    embedding: Embedding
-    prompts: tuple[Prompt, ...]
-    options: DecodeOptions
-    deadline: float | None = None
-
-    @property
-    def depth(self) -> int:
-        """Masks to return for each prompt."""
-        return 3 if self.options.multimask and self.options.alternatives else 1
-
-
-@dataclass(frozen=True, slots=True)
-class LowResolution:
-    """The model's answer, best mask first; K is 1, or 3 where alternatives are asked for.
-
-    Attributes:
-        logits: `NxKx4Sx4S`; None where only `bits` are wanted.
-        scores: `NxK` predicted IoUs.
-        bits: `NxKx...` uint8, of `sam_upsampling.packed`, where a device has made the masks; else None.
-    """
-
-    logits: Float32Array | None
-    scores: Float32Array
-    bits: UInt8Array | None = None
 
 
 class MaskDecoder:
@@ -119,38 +78,7 @@ class MaskDecoder:
 
         Raises StageError `invalid_value` for prompts of unequal number, wrong shapes, or none.
         """
-        side = self.arch.embedding_size
-        if embedding.features.shape != (self.arch.out_chans, side, side):
-            raise StageError("internal", "the embedding is another model's")
-        scale = np.array(
-            [embedding.input_size[1] / embedding.image_size[1], embedding.input_size[0] / embedding.image_size[0]],
-            np.float64,
-        )
-        count = len(prompts)
-        boxes, points, masks = prompts.boxes, prompts.points, prompts.mask_inputs
-        if boxes is None and points is None:
-            raise StageError("invalid_value", "boxes or points must be given", "boxes")
-        if boxes is not None and boxes.shape != (count, 4):
-            raise StageError("invalid_value", "boxes must be Nx4", "boxes")
-        if points is not None and (len(points) != count or any(p.ndim != 2 or p.shape[1] != 3 for p in points)):
-            raise StageError("invalid_value", "points must be one Px3 list for each instance", "points")
-        if boxes is None and points is not None and not all(map(len, points)):
-            raise StageError("invalid_value", "an instance without a box needs a point", "points")
-        if masks is not None and masks.shape != (count, 4 * side, 4 * side):
-            raise StageError("invalid_value", f"mask_input must be Nx{4 * side}x{4 * side}", "mask_input")
-        return DecoderItem(
-            embedding,
-            tuple(
-                Prompt(
-                    points=None if points is None or not len(points[i]) else _scaled_points(points[i], scale),
-                    box=None if boxes is None else (boxes[i].reshape(2, 2) * scale).reshape(4).astype(np.float32),
-                    mask=None if masks is None else masks[i],
-                )
-                for i in range(count)
-            ),
-            options,
-            deadline,
-        )
+        return decoder_item(embedding, prompts, options, deadline, self.arch)
 
     def batch_key(self, item: DecoderItem) -> None:
         """Any items share a batch: prompts of different images and layouts are sorted out in `forward`."""
@@ -319,7 +247,3 @@ class MaskDecoder:
 
 def _prompt_cost(item: DecoderItem, prompt: Prompt) -> int:
     return item.depth + (0 if prompt.points is None else len(prompt.points) // _POINTS_COST)
-
-
-def _scaled_points(points: Float32Array, scale: Any) -> Float32Array:
-    return np.concatenate((points[:, :2] * scale, points[:, 2:]), 1).astype(np.float32)

@@ -38,6 +38,7 @@ TORCH_FREE = (
     "formats.label_studio",
     "formats.supervision",
     "mask_prompts",
+    "decoder_items",
     "mask_result",
     "overlay",
     "palette",

@@ -88,11 +88,11 @@ def official_detector(scene: Scene) -> tuple[Any, DetectorArchitecture, Bundle]:
 
 def as_installed(model: Any) -> Any:
     """The published classes: takes back what our builders put in their place."""
-    module: Any
     for module in model.modules():
-        if type(module) is onednn.Linear:
+        kind: Any = type(module)
+        if kind is onednn.Linear:
             module.__class__ = nn.Linear
-        elif isinstance(module, MultiScaleDeformableAttention):
+        elif issubclass(kind, MultiScaleDeformableAttention):
             module.__class__ = MultiScaleDeformableAttention
     return model
 
