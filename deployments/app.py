@@ -24,10 +24,11 @@ from deployments.ingress_deployment import IngressDeployment, IngressOptions
 from deployments.mask_decoder import MaskDecoderDeployment
 from deployments.stage_settings import Replicas
 
+BY_LOAD = RequestRouterConfig.model_validate({"request_router_class": "deployments.stage_routers.LoadRouter"})
 # An image's calls go to the replica that keeps its embedding; while that one is full, to the next two of the ring.
 BY_IMAGE = RequestRouterConfig.model_validate(
     {
-        "request_router_class": "deployments.image_router.ImageRouter",
+        "request_router_class": "deployments.stage_routers.ImageRouter",
         "request_router_kwargs": {"num_fallback_replicas": 2},
     }
 )
@@ -64,7 +65,7 @@ def build_app(args: dict[str, Any]) -> Application:
         place = placement(settings.ingress, offer)
         return deploy_ingress(fused, "ingress", place, offer.detectors, offer.segmenters, options)
 
-    deploy = partial(_deploy, log.of_serve())
+    deploy = partial(_deploy, log.of_serve(), request_router_config=BY_LOAD)
     # Each model is one deployment; handles of all of them are arguments of the ingress.
     detectors = {
         name: deploy(DetectorDeployment, f"detector-{name}", one.deployment, one.bundle, one.deployment)

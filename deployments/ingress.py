@@ -35,6 +35,10 @@ from pipeline.selection import SelectionOptions, select
 from pipeline.stages import DecodeOptions, Detections, DetectRequest, MaskPrompts, Masks
 from pipeline.tiling import TileSize, plan
 
+# What takes less time than the way to a thread and back, some tenths of a millisecond.
+_SMALL_BYTES = 2**20
+_FEW_CANDIDATES = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -175,16 +179,21 @@ def _draw(data: bytes, result: Result, limits: ImageLimits, deadline: float) -> 
 
 
 async def _calls(model: ServedModel, picture: Picture, deadline: float) -> Calls:
-    # In a thread: 32 MiB take milliseconds to copy, and nobody else would be answered meanwhile.
-    held = await asyncio.to_thread(model.stages.hold, picture.data)
+    hold = model.stages.hold
+    # A large one in a thread: 32 MiB take milliseconds to copy, and nobody else would be answered meanwhile.
+    held = hold(picture.data) if len(picture.data) <= _SMALL_BYTES else await asyncio.to_thread(hold, picture.data)
     return Calls(model.stages, picture.data, held, picture.key, deadline)
 
 
 async def _at_once(calls: Calls, order: Order, detect_first: bool) -> tuple[Detections, dict[str, int], Masks | None]:
     encoding = None if order.decode is None or detect_first else calls.encode()
     detections = await calls.detect(order.detect)
-    # In a thread: NMS over all candidates of a long prompt takes seconds, and others wait for the loop.
-    kept, removed = await asyncio.to_thread(select, detections, order.selection)
+    # Many in a thread: NMS over all candidates of a long prompt takes seconds, and others wait for the loop.
+    few = len(detections) <= _FEW_CANDIDATES
+    choice = (
+        select(detections, order.selection) if few else await asyncio.to_thread(select, detections, order.selection)
+    )
+    kept, removed = choice
     if order.decode is None:
         return kept, removed, None
     if not len(kept):

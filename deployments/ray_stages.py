@@ -18,6 +18,7 @@ from pipeline.stages import DecodeOptions, Detections, DetectRequest, Embedding,
 
 T = TypeVar("T")
 
+_INLINE_BYTES = 64 * 1024  # Ray puts arguments above 100 KiB into the object store, once for each call
 _LOST = (
     exceptions.RayActorError,  # died, or cannot be reached
     exceptions.ObjectLostError,  # and its owner's death
@@ -71,7 +72,8 @@ class RayStages:
         self._mask_decoder = mask_decoder.options(_by_reference=True)
 
     def hold(self, image: bytes) -> Any:
-        return ray.put(image)
+        """A small image travels inside the calls; the object store would cost each of them more than the copy."""
+        return image if len(image) <= _INLINE_BYTES else ray.put(image)
 
     def detect(self, image: Any, request: DetectRequest, deadline: float | None) -> RayCall[Detections]:
         return RayCall(self._detector.detect.remote(image, request, deadline))

@@ -91,7 +91,7 @@ def test_the_encoder_is_given_up_when_nothing_is_found() -> None:
     run(test)
 
 
-def test_selecting_does_not_hold_up_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selecting_of_many_does_not_hold_up_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     others_go_on = threading.Event()
 
     def slow(*arguments: Any) -> Any:
@@ -99,6 +99,7 @@ def test_selecting_does_not_hold_up_other_requests(monkeypatch: pytest.MonkeyPat
         return select(*arguments)
 
     monkeypatch.setattr("deployments.ingress.select", slow)
+    monkeypatch.setattr("deployments.ingress._FEW_CANDIDATES", 1)
 
     async def test() -> None:
         stages = FakeStages()

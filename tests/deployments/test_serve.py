@@ -18,10 +18,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipeline.bundle import resolve
+from pipeline.errors import StageError
 from pipeline.formats.low_res import low_res_json
 from pipeline.image import decode
 from pipeline.mask_result import MaskResult
 from pipeline.result import Result
+from pipeline.stages import DetectRequest, TextClass
 from tests.deployments.fakes import base64, picture
 
 pytestmark = pytest.mark.slow
@@ -400,6 +402,23 @@ def test_a_replica_killed_under_a_request_costs_time_only(
     assert len(request.result()) == len(reference)
     assert_same(ask(client), in_process.predict(SCENE, PROMPT))
     until(lambda: client.get("/readyz").status_code == 200)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "method", "arguments"),
+    [
+        ("detector-tiny", "detect", (b"no image", DetectRequest((TextClass(0, "star", "star"),)))),
+        ("image-encoder-tiny", "recall", ("unknown",)),
+    ],
+)
+def test_a_stages_call_is_one_message_and_one_answer(
+    service: str, deployment: str, method: str, arguments: tuple[Any, ...]
+) -> None:
+    """Not a stream, in which the replica first says whether it takes the call: the routers of `stage_routers`."""
+    serve: Any = importlib.import_module("ray.serve")
+    call = getattr(serve.get_deployment_handle(deployment, "text2mask"), method).remote(*arguments)
+    assert isinstance(call.result(timeout_s=30), StageError)
+    assert call._replica_result._obj_ref_gen is None
 
 
 def test_a_client_that_goes_away_does_not_disturb_the_next(client: httpx.Client) -> None:

@@ -101,26 +101,33 @@ def test_calls_of_one_image_go_to_one_replica(replicas: RayStages) -> None:
 
 
 def test_a_hot_image_spreads_over_the_replicas(replicas: RayStages) -> None:
-    """Six calls of one image wait for each other: two of them fit a replica, so they have to be on three."""
+    """Six calls of one image, none of which ends before all are there: two of them fill a replica."""
     import ray
 
     actor: Any = ray.remote  # its type knows functions only
 
     class Meeting:
         def __init__(self) -> None:
-            self.all = asyncio.Event()
+            self.changed = asyncio.Condition()
             self.count = 0
 
         async def arrive(self) -> None:
-            self.count += 1
-            if self.count == 6:
-                self.all.set()
-            await self.all.wait()
+            async with self.changed:
+                self.count += 1
+                self.changed.notify_all()
+                await self.changed.wait_for(lambda: self.count == 6)
+
+        async def arrived(self, count: int) -> None:
+            async with self.changed:
+                await self.changed.wait_for(lambda: self.count == count)
 
     async def ask() -> None:
         meeting = actor(num_cpus=0, max_concurrency=10)(Meeting).remote()
-        calls = [replicas.encode(meeting, "0" * 64, None, None) for _ in range(6)]
+        calls = []
         async with asyncio.timeout(60):
+            for number in range(6):
+                calls.append(replicas.encode(meeting, "0" * 64, None, None))
+                await meeting.arrived.remote(number + 1)
             homes = [str(await call) for call in calls]
         assert sorted(homes.count(home) for home in set(homes)) == [2, 2, 2]
 
