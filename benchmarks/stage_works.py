@@ -91,6 +91,7 @@ def host() -> dict[str, Callable[[], Any]]:
     from pipeline import image as images
     from pipeline.detector import MEAN, STD
     from pipeline.models.sam_upsampling import full_size
+    from pipeline.planes import planes
     from pipeline.stages import Embedding
 
     rng = np.random.default_rng(6)
@@ -104,7 +105,7 @@ def host() -> dict[str, Callable[[], Any]]:
 
     def resized(width: int, height: int) -> Any:
         small = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-        return np.ascontiguousarray(((np.asarray(small, np.float32) / np.float32(255) - MEAN) / STD).transpose(2, 0, 1))
+        return planes(np.asarray(small), MEAN, STD, scale=255)
 
     return {
         # A byte after the end each time, so that no cache of decoded images answers.
