@@ -15,8 +15,11 @@ TARGETS = {"encoder vit_b": 250, "encoder vit_h": 60, "detector": 120, "pipeline
 
 
 def describe(device: str) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """What the figures are measured on. Raises SystemExit where it is not there."""
     import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("No GPU that torch can use; --cpu --tiny runs the same on a CPU, to see that it runs.")
 
     machine: dict[str, Any] = {"device": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
     if device == "cuda":
