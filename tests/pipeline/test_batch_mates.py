@@ -233,8 +233,10 @@ def test_a_mixed_up_batch_is_noticed(
 ) -> None:
     """The comparisons above can fail: one image's answer does not pass for another's."""
     _, decoder = segmenter
-    first, second = (decoder.forward([item])[0] for item in ragged_batch[3:])
-    assert deviation(first.logits[:, 0], second.logits[:, 0]) > 10 * TOLERANCE
+    first, second = (decoder.forward([item])[0].logits for item in ragged_batch[3:])
+    assert first is not None
+    assert second is not None
+    assert deviation(first[:, 0], second[:, 0]) > 10 * TOLERANCE
     request = DetectRequest(parse_classes("star"), (), 0.0, 0.0)
     batch = [detector.prepare(photo(300, 400, seed), request) for seed in (0, 1)]
     one, other = (detector.finish(item, detector.forward([item])[0]) for item in batch)

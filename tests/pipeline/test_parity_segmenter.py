@@ -188,10 +188,10 @@ def test_prompts_of_several_images_in_one_pass(pristine: Sam) -> None:
     many[..., 2] %= 2
     asked = {
         (210, 330): MaskPrompts(boxes=boxes()),
-        (150, 100): MaskPrompts(boxes=boxes()[:2] / 4, mask_inputs=low_res_masks(2)),
+        (150, 100): MaskPrompts(boxes=boxes()[:2] / np.float32(4), mask_inputs=low_res_masks(2)),
         (120, 130): MaskPrompts(points=tuple(many)),
         (101, 110): MaskPrompts(points=(POINTS[0], many[0], POINTS[0])),
-        (110, 101): MaskPrompts(boxes=boxes()[:3] / 4),
+        (110, 101): MaskPrompts(boxes=boxes()[:3] / np.float32(4)),
     }
     decoder, encoder = MaskDecoder(pristine, ARCH), ImageEncoder(pristine, ARCH)
     options = DecodeOptions(low_res=True)
