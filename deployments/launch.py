@@ -21,7 +21,13 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 OBJECT_STORE_BYTES = 512 * 2**20  # encoded images and embeddings under way; fits the 1 GB /dev/shm of many machines
 
-_PROXY = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy_layers.layers"}
+# Of Serve's processes. One event loop in each replica for its calls, ours and Serve's own work, instead of three in
+# threads that wait for each other: nothing of ours holds it, and Serve has no other way to say so.
+_SERVE = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy_layers.layers",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
 
 
 class PortTakenError(OSError):
@@ -67,7 +73,7 @@ def running(
     app = build_app(dict(args))  # before anything is started: most mistakes show here
     try:
         # A Ray of its own ("local"), even where another one runs: for that there is `serve deploy`.
-        with _sigint_later(), _environment({**_PROXY, **settings.tracing.environment()}):
+        with _sigint_later(), _environment({**_SERVE, **settings.tracing.environment()}):
             ray.init(
                 address="local",
                 include_dashboard=False,

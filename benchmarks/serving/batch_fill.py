@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
@@ -35,8 +34,8 @@ def measure(name: str, rounds: int, seconds: float) -> Fills:
     report.say(f"batch fill, arm {name}")
     ask = partial(_ask, cases()[0])
     found: Fills = {stage: [] for stage in STAGES}
-    os.environ["RAY_metrics_report_interval_ms"] = str(int(1000 * REPORT_S))  # noqa: SIM112  # Ray spells it so
-    with running_arm(name, metered=True) as arm:
+    every = {"RAY_metrics_report_interval_ms": str(int(1000 * REPORT_S))}
+    with running_arm(name, metered=True, environ=every) as arm:
         load.closed(arm.url, 4, 2, arm.cpu_seconds, ask)
         capacity = load.closed(arm.url, 16, seconds, arm.cpu_seconds, ask).rate
         for number in range(rounds):

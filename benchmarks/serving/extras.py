@@ -24,6 +24,9 @@ from pipeline.mask_decoder import MaskDecoder
 from pipeline.stages import DecodeOptions, MaskPrompts
 
 JSON = {"content-type": "application/json"}
+# Ray's own, or HAProxy, which goes to the ingress replicas directly.
+PROXIES: dict[str, dict[str, str]] = {"Serve's proxy": {}, "HAProxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1"}}
+Dag = dict[str, list[dict[str, float]]]
 POINT = [[0.5, 0.5, 1]]  # shares of width and height: the middle
 
 
@@ -49,15 +52,17 @@ def measure(rounds: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def empty_dag(rounds: int, seconds: float) -> dict[str, list[dict[str, float]]]:
-    """Three stages that have their answers at once, by number of clients; the stages' replicas read no image."""
-    found: dict[str, list[dict[str, float]]] = {"1": [], "8": []}
-    report.say("empty stages")
-    with running_arm("empty") as arm:
-        load.closed(arm.url, 4, 2, arm.cpu_seconds)
-        for _ in range(rounds):
-            for clients, rows in found.items():
-                rows.append(report.summary(load.closed(arm.url, int(clients), seconds, arm.cpu_seconds)))
+def empty_dag(rounds: int, seconds: float) -> Dag:
+    """Three stages that have their answers at once, by proxy and number of clients; their replicas read no image."""
+    found: Dag = {}
+    for proxy, environ in PROXIES.items():
+        report.say(f"empty stages, {proxy}")
+        with running_arm("empty", environ=environ) as arm:
+            load.closed(arm.url, 4, 2, arm.cpu_seconds)
+            for _ in range(rounds):
+                for clients in ("1", "8"):
+                    row = report.summary(load.closed(arm.url, int(clients), seconds, arm.cpu_seconds))
+                    found.setdefault(f"{proxy}, {clients}", []).append(row)
     return found
 
 
@@ -116,8 +121,8 @@ def _row(name: str, rows: list[dict[str, float]]) -> list[str]:
     ]
 
 
-def _dag_table(found: dict[str, list[dict[str, float]]]) -> str:
-    head = ("three stages without models, clients", "p50 ms", "p95 ms", "CPU ms a request")
+def _dag_table(found: Dag) -> str:
+    head = ("three stages without models: proxy, clients", "p50 ms", "p95 ms", "CPU ms a request")
     return report.table(head, [_row(clients, rows) for clients, rows in found.items()])
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,9 +26,9 @@ class NotStartedError(Exception):
 
 class Arm:
     """A running arm: `url` of those with HTTP; `say` for those without. One of ours that is `metered` shows its metrics
-    at `metrics_port`."""
+    at `metrics_port`; `environ` is added to its environment."""
 
-    def __init__(self, name: str, *, metered: bool = False) -> None:
+    def __init__(self, name: str, *, metered: bool = False, environ: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
         self.metrics_port = free_port() if metered else 0
         self.url = f"http://127.0.0.1:{self.port}"
@@ -37,6 +37,7 @@ class Arm:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, **(environ or {})},
             start_new_session=True,
         )
         assert self._process.stdin is not None
@@ -102,8 +103,8 @@ def fields(stat: Path) -> list[str]:
 
 
 @contextmanager
-def running_arm(name: str, *, metered: bool = False) -> Iterator[Arm]:
-    arm = Arm(name, metered=metered)
+def running_arm(name: str, *, metered: bool = False, environ: Mapping[str, str] | None = None) -> Iterator[Arm]:
+    arm = Arm(name, metered=metered, environ=environ)
     try:
         yield arm
     finally:
