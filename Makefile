@@ -59,6 +59,7 @@ openapi: setup  ## renew openapi.json, the document that /openapi.json serves
 
 bench: setup  ## the service beside others, then its models beside the official code: minutes; ARGS=--quick for a look
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
+	@$(BIN)/python -m benchmarks.known_image
 	@$(BIN)/python -m benchmarks.model_cores
 
 bench-gpu: setup  ## the models beside the official code on one GPU: ten minutes at most; ARGS="--cpu --tiny" for a look

@@ -65,7 +65,7 @@ class StageSettings(Replicas):
         Literal["float32", "bfloat16", "float16"],
         Field(
             description="Of the model's layers, where they can be less precise. `bfloat16` is faster on a GPU, with "
-            "slightly other answers; a CPU gains nothing. `float16` rounds more finely, and overflows sooner."
+            "slightly other answers; a CPU gains little. `float16` rounds more finely, and overflows sooner."
         ),
     ] = "float32"
     threads: Annotated[
