@@ -55,7 +55,8 @@ class BatchQueue(Generic[Item, Raw]):
     they came. An item that costs more than `max_cost` is a batch of its own.
 
     Left out of a batch: what its caller gave up; what is late; and what would be late at the end of the batch even if
-    that were as quick as the quickest such batch of late (`ForwardTimes`), as its place is better used.
+    that were as quick as the quickest such batch of late (`ForwardTimes`), as its place is better used. Where nothing
+    else waits for such places, as all of the key's items fit, it runs alone and the others after it.
 
     Args:
         max_size: most items in a batch. max_cost: most summed cost, None for no such limit.
@@ -78,9 +79,11 @@ class BatchQueue(Generic[Item, Raw]):
         self._numbers = itertools.count()
         self.times = ForwardTimes()
 
-    def add(self, key: Hashable, waiting: Waiting[Item, Raw]) -> None:
-        patient = self._clock() + PATIENCE_S
-        due = patient if waiting.deadline is None else min(waiting.deadline, patient)
+    def add(self, key: Hashable, waiting: Waiting[Item, Raw], hurried: bool = True) -> None:
+        """`hurried`: False for one whose deadline does not bring it forward."""
+        due = self._clock() + PATIENCE_S
+        if hurried and waiting.deadline is not None:
+            due = min(waiting.deadline, due)
         heapq.heappush(self._heaps.setdefault(key, []), (due, next(self._numbers), waiting))
 
     def next_batch(self) -> tuple[Hashable, Batch[Item, Raw]] | None:
@@ -89,6 +92,10 @@ class BatchQueue(Generic[Item, Raw]):
             key = min(self._heaps, key=lambda one: self._heaps[one][0][:2])
             heap = self._heaps[key]
             entries = [] if self._pruned(heap) else self._filled(heap)
+            if len(entries) > 1 and not heap and self._only_alone(key, entries):
+                for entry in entries[1:]:
+                    heapq.heappush(heap, entry)
+                entries = entries[:1]
             live = self._in_time(key, entries)
             if entries and len(live) == len(entries):
                 batch = [waiting for _, _, waiting in entries]
@@ -132,10 +139,20 @@ class BatchQueue(Generic[Item, Raw]):
             entries.append(heapq.heappop(heap))
         return entries
 
+    def _only_alone(self, key: Hashable, entries: Sequence[Entry[Item, Raw]]) -> bool:
+        """Whether the first would be late at the end of this batch, and not of one of its own."""
+        deadline = entries[0][2].deadline
+        return deadline is not None and self._end(key, entries[:1]) <= deadline < self._end(key, entries)
+
+    def _end(self, key: Hashable, entries: Sequence[Entry[Item, Raw]]) -> float:
+        """When a batch of these would be through at the earliest, Unix time in seconds."""
+        now = self._clock()
+        cost = sum(waiting.cost for _, _, waiting in entries)
+        return now + self.times.quickest(key, len(entries), cost, now)
+
     def _in_time(self, key: Hashable, entries: Sequence[Entry[Item, Raw]]) -> Sequence[Entry[Item, Raw]]:
         """Those that would not be late at the end of this batch."""
-        now = self._clock()
-        end = now + self.times.quickest(key, len(entries), now)
+        end = self._end(key, entries)
         live = []
         for entry in entries:
             waiting = entry[2]

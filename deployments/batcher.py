@@ -19,7 +19,7 @@ from deployments import tracing
 from deployments.batch_queue import Batch, BatchQueue, Waiting
 from deployments.logs import LOGGER
 from deployments.stage_meter import StageMeter, Waited
-from pipeline.errors import StageError
+from pipeline.errors import StageError, too_late
 
 logger = logging.getLogger(LOGGER)
 
@@ -65,13 +65,16 @@ class Batcher(Generic[Item, Raw]):
         """Run `function` on the model thread and wait. For warm-up, before the first `submit`: it blocks the loop."""
         return self._thread.submit(function).result()
 
-    async def submit(self, item: Item, *, key: Hashable = None, cost: int = 1, deadline: float | None = None) -> Raw:
+    async def submit(
+        self, item: Item, *, key: Hashable = None, cost: int = 1, deadline: float | None = None, hurried: bool = True
+    ) -> Raw:
         """The outcome of `item`. Cancelling the caller takes the item out of the queue.
 
         Args:
             key: only items of equal keys share a batch.
             cost: this item's share of `max_batch_cost`.
             deadline: Unix time in seconds after which the item is not computed any more.
+            hurried: whether the deadline also says whose turn is next.
 
         Raises:
             StageError: the item's own refusal, `deadline_exceeded`, `cancelled` (closed), or `internal`.
@@ -82,7 +85,7 @@ class Batcher(Generic[Item, Raw]):
         waiting: Waiting[Item, Raw] = Waiting(
             item, cost, deadline, loop.create_future(), time.perf_counter(), tracing.here()
         )
-        self._queue.add(key, waiting)
+        self._queue.add(key, waiting, hurried)
         if self._worker is None:
             # The task starts after everything that is ready now, so items submitted together share a batch.
             self._worker = loop.create_task(self._work())
@@ -130,7 +133,7 @@ class Batcher(Generic[Item, Raw]):
             return StageError("cancelled", "the caller went away")
         if self._queue.late(waiting):
             self._dropped("deadline")
-            return _too_late()
+            return too_late()
         return self._compute(key, [waiting])[0]
 
     def _run(self, key: Hashable, batch: Batch[Item, Raw]) -> list[Raw | StageError]:
@@ -139,10 +142,11 @@ class Batcher(Generic[Item, Raw]):
         if len(outcomes) != len(batch):
             raise RuntimeError(f"forward returned {len(outcomes)} outcomes for {len(batch)} items")
         # No batch is chosen meanwhile, so the event loop does not read what is written here.
-        self._queue.times.note(key, len(batch), began, self._clock())
+        cost = sum(waiting.cost for waiting in batch)
+        self._queue.times.note(key, len(batch), cost, began, self._clock())
         if self._meter is not None:
             items = [Waited(waiting.since, waiting.trace) for waiting in batch]
-            self._meter.batch(items, sum(waiting.cost for waiting in batch), begin, time.perf_counter())
+            self._meter.batch(items, cost, begin, time.perf_counter())
         return outcomes
 
     def _dropped(self, reason: str) -> None:
@@ -152,7 +156,7 @@ class Batcher(Generic[Item, Raw]):
     def _left_out(self, waiting: Waiting[Item, Raw], reason: str) -> None:
         self._dropped(reason)
         if not waiting.future.done():
-            waiting.future.set_exception(_too_late())
+            waiting.future.set_exception(too_late())
 
 
 def _as_stage_error(error: BaseException) -> StageError:
@@ -160,10 +164,6 @@ def _as_stage_error(error: BaseException) -> StageError:
         return error
     logger.error("The model failed on one item.", exc_info=error)
     return StageError("internal", "the model failed on this request")
-
-
-def _too_late() -> StageError:
-    return StageError("deadline_exceeded", "the request's time was over before it was computed")
 
 
 def _shutting_down() -> StageError:

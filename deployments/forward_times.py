@@ -12,20 +12,21 @@ _KINDS = 256  # callers choose the shapes of images: the least recently used kin
 
 
 class ForwardTimes:
-    """Of one model. A kind of pass is a key and a number of items. Not thread-safe: no pass may run meanwhile."""
+    """Of one model. A kind of pass is a key, a number of items and what they cost. Not thread-safe: no pass may run
+    meanwhile."""
 
     def __init__(self) -> None:
-        self._kinds: OrderedDict[tuple[Hashable, int], deque[tuple[float, float]]] = OrderedDict()
+        self._kinds: OrderedDict[tuple[Hashable, int, int], deque[tuple[float, float]]] = OrderedDict()
 
-    def note(self, key: Hashable, count: int, begin: float, end: float) -> None:
-        """A pass of `count` items from `begin` to `end`, Unix time in seconds."""
-        passes = self._kinds.setdefault((key, count), deque(maxlen=_KEPT))
+    def note(self, key: Hashable, count: int, cost: int, begin: float, end: float) -> None:
+        """A pass of `count` items of `cost` together, from `begin` to `end`, Unix time in seconds."""
+        passes = self._kinds.setdefault((key, count, cost), deque(maxlen=_KEPT))
         passes.append((end, end - begin))
-        self._kinds.move_to_end((key, count))
+        self._kinds.move_to_end((key, count, cost))
         if len(self._kinds) > _KINDS:
             self._kinds.popitem(last=False)
 
-    def quickest(self, key: Hashable, count: int, now: float) -> float:
-        """Seconds of the quickest recent pass of as many items of the key; 0 where too few are known."""
-        recent = [seconds for end, seconds in self._kinds.get((key, count), ()) if 0 <= now - end < _RECENT_S]
+    def quickest(self, key: Hashable, count: int, cost: int, now: float) -> float:
+        """Seconds of the quickest recent pass of this kind; 0 where too few are known."""
+        recent = [seconds for end, seconds in self._kinds.get((key, count, cost), ()) if 0 <= now - end < _RECENT_S]
         return min(recent) if len(recent) >= _ENOUGH else 0.0

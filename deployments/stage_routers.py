@@ -3,8 +3,9 @@
 Serve's routers ask for a stream of two answers: first whether the replica takes the call, then the result. That is for
 replicas that are to refuse what exceeds `max_ongoing_requests`, and costs a quarter of a request's CPU time outside the
 models. A stage queues what it is sent and drops what is late, and the ingress admits so much and no more; so here a
-call is one message and one answer, and the limit is what a router aims at: in a burst a replica gets a few more. A
-replica that is gone meanwhile fails the call, and the ingress repeats it (`deployments.retry`).
+call is one message and one answer. An ingress replica then knows of its own calls only: by them it tells which stage
+replica is less busy or full, and several of them may together send one more than the limit, which waits there, in order
+of arrival. A replica that is gone meanwhile fails the call, and the ingress repeats it (`deployments.retry`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class UnaryCalls(RequestRouter):
 
 
 class LoadRouter(UnaryCalls, PowerOfTwoChoicesRequestRouter):
-    """To the less busy of two replicas."""
+    """To the less busy of two replicas, by this process's own calls."""
 
 
 class ImageRouter(UnaryCalls, ConsistentHashRouter):

@@ -16,7 +16,7 @@ from deployments.logs import LOGGER
 from deployments.stage_meter import StageMeter
 from deployments.stage_settings import StageSettings
 from pipeline.allocator import keep_freed_memory
-from pipeline.errors import StageError
+from pipeline.errors import StageError, too_late
 from pipeline.stages import Splittable, Stage
 
 logger = logging.getLogger(LOGGER)
@@ -84,22 +84,22 @@ class StageRunner(Generic[Item, Raw, Output]):
         return await self._in_parts(item, parts, deadline)
 
     async def _in_parts(self, item: Item, parts: Sequence[Item], deadline: float | None) -> Output:
-        """One part after another: each queues anew, so that others take their turn in between, and what is given up or
-        late meanwhile ends there. Of the pool, all such items together leave a thread to the others, if it has two."""
+        """One part after another: each queues anew, behind what waits, whatever the deadline: so others take their turn
+        in between, and what is given up or late meanwhile ends there. Of the pool, all such items together leave a
+        thread to the others, if it has two."""
         assert isinstance(self._stage, Splittable)
         merge = self._stage.merge
         outputs: list[Output] = []
         for part in parts:
-            raw = await self._forward(part, deadline)
+            raw = await self._forward(part, deadline, hurried=False)
             async with self._few:
                 outputs.append(await self._finish(part, raw, deadline))
         async with self._few:
             return await self._in_pool("finish", lambda: merge(item, outputs), deadline)
 
-    async def _forward(self, item: Item, deadline: float | None) -> Raw:
-        return await self._batcher.submit(
-            item, key=self._stage.batch_key(item), cost=self._stage.cost(item), deadline=deadline
-        )
+    async def _forward(self, item: Item, deadline: float | None, hurried: bool = True) -> Raw:
+        key, cost = self._stage.batch_key(item), self._stage.cost(item)
+        return await self._batcher.submit(item, key=key, cost=cost, deadline=deadline, hurried=hurried)
 
     async def _finish(self, item: Item, raw: Raw, deadline: float | None) -> Output:
         return await self._in_pool("finish", lambda: self._stage.finish(item, raw), deadline)
@@ -115,7 +115,7 @@ class StageRunner(Generic[Item, Raw, Output]):
             # Checked when a thread takes it up: what waited too long, or was given up, is not computed.
             if deadline is not None and self._clock() >= deadline:
                 self._meter.dropped("deadline")
-                raise StageError("deadline_exceeded", "the request's time was over before it was computed")
+                raise too_late()
             begin = time.perf_counter()
             try:
                 return work()

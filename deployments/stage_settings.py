@@ -35,7 +35,11 @@ class Replicas(Section):
         float, Field(ge=0, description="GPUs that Ray sets aside; 0.3 lets three stages share one. Goes with `device`.")
     ] = 0
     max_ongoing_requests: Annotated[
-        int, Field(ge=1, description="Requests a replica takes in; the rest wait in the router, which polls.")
+        int,
+        Field(
+            ge=1,
+            description="Requests of one caller in a replica at a time; the rest wait in its router, which polls.",
+        ),
     ] = 64
     graceful_shutdown_timeout_s: Annotated[
         float, Field(gt=0, description="How long a replica that stops may finish its work.")
@@ -65,7 +69,8 @@ class StageSettings(Replicas):
         Literal["float32", "bfloat16", "float16"],
         Field(
             description="Of the model's layers, where they can be less precise. `bfloat16` is faster on a GPU, with "
-            "slightly other answers; a CPU gains little. `float16` rounds more finely, and overflows sooner."
+            "slightly other answers; on a CPU it gains little or is slower. `float16` rounds more finely, overflows "
+            "sooner, and takes a CPU several times as long."
         ),
     ] = "float32"
     threads: Annotated[

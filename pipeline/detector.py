@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pipeline.bundle import Bundle, load_weights
-from pipeline.errors import StageError
+from pipeline.errors import StageError, too_late
 from pipeline.image import decode_region
 from pipeline.labelling import Criteria, Scores, candidates, criteria, merge
 from pipeline.models import groundingdino, groundingdino_build, groundingdino_precision, transfer
@@ -227,7 +227,7 @@ class Detector:
         parts = []
         for part in self.split(item):
             if deadline is not None and time.time() >= deadline:
-                raise StageError("deadline_exceeded", "the request's time was over before it was computed")
+                raise too_late()
             parts.append(self.finish(part, self.forward([part])[0]))
         return self.merge(item, parts)
 

@@ -33,3 +33,8 @@ class StageError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.code})" if self.param is None else f"{self.param}: {self.message} ({self.code})"
+
+
+def too_late() -> StageError:
+    """The refusal of an item whose deadline is over."""
+    return StageError("deadline_exceeded", "the request's time was over before it was computed")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.bundle import resolve, split_model_name
 from pipeline.by_tiles import find_by_tiles
-from pipeline.detector import Detector
+from pipeline.detector import Detector, Shapes
 from pipeline.image import decode, from_pil
 from pipeline.image_encoder import ImageEncoder
 from pipeline.mask_decoder import MaskDecoder
@@ -54,6 +54,7 @@ class TextToMask:
         segmenter: str | Path | None = None,
         device: str = "cpu",
         precision: Precision = "float32",
+        shapes: Shapes = "exact",
     ) -> TextToMask:
         """Loads a pair of bundles; nothing is fetched.
 
@@ -63,6 +64,7 @@ class TextToMask:
             device: `"cpu"`, `"cuda"`, or another of torch's.
             precision: of the layers that can be less precise: `"float32"`, or, faster on a GPU and with slightly
                 other answers, `"bfloat16"` or `"float16"`.
+            shapes: what the detector pads images to: `"exact"`, or `"buckets"` as a service may (`docs/batching.md`).
 
         Raises:
             BundleError: a part is unknown, not on this machine, or not what its hash says.
@@ -73,7 +75,7 @@ class TextToMask:
         found = resolve(detector if detector is not None else first, "detector")
         masks = resolve(segmenter if segmenter is not None else second, "segmenter")
         return cls(
-            Detector.from_bundle(found, device=device, precision=precision),
+            Detector.from_bundle(found, device=device, precision=precision, shapes=shapes),
             ImageEncoder.from_bundle(masks, device=device, precision=precision),
             MaskDecoder.from_bundle(masks, device=device, precision=precision),
             name=f"{found.name}+{masks.name}",

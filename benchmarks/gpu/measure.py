@@ -23,7 +23,7 @@ class Row:
 
     Attributes:
         rate: images a second, from the median pass. slowest, fastest: of a pass, the same.
-        peak_gb: of GPU memory, the models of the arm included.
+        peak_gb: of GPU memory, with all that the stage holds: the official models and those of earlier arms too.
         difference: from the official answers: largest, as a share of the largest value; of masks the share of pixels.
         error: why there is no rate. note: what our code warned of meanwhile, such as a kernel that it does without.
     """

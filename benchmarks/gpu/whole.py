@@ -113,16 +113,18 @@ def _ours(
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         to_detect = [pool.submit(detector.prepare, image, request) for image in images]
         to_encode = [pool.submit(encoder.prepare, image) for image in images]
-        finished = []
+        finished, found = [], []
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
             detecting = [future.result() for future in to_detect[part]]
             for item, scores in zip(detecting, detector.forward(detecting), strict=True):
-                pool.submit(detector.finish, item, scores)
+                found.append(pool.submit(detector.finish, item, scores))
             encoding = [future.result() for future in to_encode[part]]
             features = encoder.forward(encoding)
             embeddings = [encoder.finish(item, raw) for item, raw in zip(encoding, features, strict=True)]
             decoding = [decoder.prepare(one, MaskPrompts(boxes=boxes), DecodeOptions()) for one in embeddings]
             raws = decoder.forward(decoding)
             finished += [pool.submit(decoder.finish, item, raw) for item, raw in zip(decoding, raws, strict=True)]
+        for one in found:
+            one.result()
         return [list(one.result().rles) for one in finished]

@@ -44,7 +44,7 @@ def measure(name: str, rounds: int, seconds: float) -> Fills:
             under_load.start()
             time.sleep(2 * seconds)
             before = _read(arm.metrics_port)
-            time.sleep(seconds - REPORT_S)
+            time.sleep(max(REPORT_S, seconds - REPORT_S))
             after = _read(arm.metrics_port)
             under_load.join()
             for stage, rows in found.items():

@@ -39,6 +39,7 @@ class Bucketed:
         tolerance: float,
         buckets: Sequence[int] = BUCKETS,
     ) -> None:
+        self._plain = plain
         self._runs: dict[int, Pass] = {}
         record = example.is_cuda
         for size in buckets:
@@ -58,6 +59,8 @@ class Bucketed:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """As `plain`."""
+        if all(run is self._plain for run in self._runs.values()):  # nothing that would want a fixed size
+            return self._plain(rows)
         parts = [self._filled(part) for part in rows.split(max(self._runs))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -14,7 +14,7 @@ from pipeline.stages import Float32Array
 def normalised(
     pixels: Tensor, kept: Sequence[tuple[int, int]], mean: Float32Array, std: Float32Array, scale: float = 1.0
 ) -> Tensor:
-    """`(pixels / scale - mean) / std` by channel, as the CPU rounds it, and 0 on padding.
+    """`(pixels / scale - mean) / std` by channel, to the last bit or one beside it, and 0 on padding.
 
     Args:
         pixels: `Bx3xHxW` uint8 on the device. kept: `(height, width)` of each image at the top left; padding beyond.

@@ -218,6 +218,48 @@ def test_a_place_of_one_who_would_be_late_goes_to_the_next() -> None:
     run(test)
 
 
+def test_who_would_be_late_in_a_batch_only_runs_alone_where_others_can_wait() -> None:
+    now = 0.0
+    batches: list[list[int]] = []
+
+    def forward(batch: Sequence[int]) -> list[int]:
+        nonlocal now
+        now += 0.05 * len(batch)
+        batches.append(list(batch))
+        return list(batch)
+
+    async def test() -> None:
+        batcher: Batcher[int, int] = Batcher(forward, max_batch_size=4, clock=lambda: now)
+        for _ in range(3):
+            await asyncio.gather(*(batcher.submit(0) for _ in range(4)))
+        deadlines = {1: None, 2: now + 0.15, 3: None, 4: None}
+        await asyncio.gather(*(batcher.submit(item, deadline=deadline) for item, deadline in deadlines.items()))
+        assert batches[3:] == [[2], [1, 3, 4]]
+        await batcher.close()
+
+    run(test)
+
+
+def test_a_costly_pass_says_nothing_of_a_cheap_one() -> None:
+    now = 0.0
+
+    def forward(batch: Sequence[int]) -> list[int]:
+        nonlocal now
+        now += 0.01 * sum(batch)
+        return list(batch)
+
+    async def test() -> None:
+        batcher: Batcher[int, int] = Batcher(forward, max_batch_size=4, clock=lambda: now)
+        for _ in range(3):
+            await batcher.submit(32, cost=32)
+        assert await batcher.submit(1, cost=1, deadline=now + 0.25) == 1
+        with pytest.raises(StageError):
+            await batcher.submit(32, cost=32, deadline=now + 0.25)
+        await batcher.close()
+
+    run(test)
+
+
 def test_cost_limits_a_batch_and_an_item_over_the_limit_runs_alone() -> None:
     async def test() -> None:
         model = Model(free=False)

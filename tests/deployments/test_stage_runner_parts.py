@@ -217,6 +217,28 @@ def test_a_small_item_waits_for_one_part_of_a_large_one_at_most() -> None:
     assert [batch[0][0] >= 1000 for batch in stage.passes[:40]] == [False, True] * 20
 
 
+def test_large_items_in_a_hurry_let_a_small_one_through_that_is_not() -> None:
+    """It waits for one part of each at most."""
+    stage = Adder(held=True)
+
+    async def test(runner: Runner) -> None:
+        large = [asyncio.create_task(runner.run(lambda: tuple(range(100)), 5.0)) for _ in range(2)]
+        await entered(stage)
+        await submitted(stage, 2)
+        small = asyncio.create_task(runner.run(lambda: (1000,), None))
+        await submitted(stage, 3)
+        for _ in range(3):
+            stage.permits.release()
+            await entered(stage)
+        assert stage.passes[2] == [(1000,)]
+        assert await small == [1000]
+        for task in large:
+            task.cancel()
+        stage.permits.release(10)
+
+    run(stage, test)
+
+
 class SlowToFinish(Adder):
     """Finishing a part of more than one number waits for a permit; `finishing` counts those that do."""
 

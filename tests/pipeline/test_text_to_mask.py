@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline import StageError, TextToMask
 from pipeline.masks import decode
-from pipeline.stages import DecodeOptions, Embedding, MaskPrompts, UInt8Array
+from pipeline.stages import DecodeOptions, DetectRequest, Embedding, MaskPrompts, TextClass, UInt8Array
 from pipeline.tiny import evaluate, scenes
 
 RECALL, MASK_IOU = 0.88, 0.92  # floors on the twelve scenes of one test; the model card has the figures
@@ -209,3 +209,11 @@ def test_masks_are_not_made_past_the_deadline(model: TextToMask, picture: UInt8A
     with pytest.raises(StageError) as refused:
         model.mask_decoder.decode(embedding, prompts, DecodeOptions(), time.time())
     assert refused.value.code == "deadline_exceeded"
+
+
+def test_the_detectors_shapes_can_be_chosen_as_in_a_service(model: TextToMask, picture: UInt8Array) -> None:
+    """An image of 1:2.1 is padded to the bucket of 1:2.25."""
+    asked = DetectRequest((TextClass(0, "star", "star"),))
+    bucketed = TextToMask.from_pretrained("tiny", shapes="buckets")
+    padded = [one.detector.prepare(picture[:200], asked).padded for one in (model, bucketed)]
+    assert padded[1][1] > padded[0][1]
