@@ -40,6 +40,26 @@ class Model:
         return [StageError("invalid_value", "refused") if item in self._refuse else item * 10 for item in batch]
 
 
+class Ticking:
+    """A model and its clock: a pass takes as long as `seconds` says of its batch, and nothing else takes time."""
+
+    def __init__(self, seconds: Callable[[Sequence[int]], float]) -> None:
+        self.now = 0.0
+        self.batches: list[list[int]] = []
+        self._seconds = seconds
+
+    def clock(self) -> float:
+        return self.now
+
+    def forward(self, batch: Sequence[int]) -> list[int]:
+        self.now += self._seconds(batch)
+        self.batches.append(list(batch))
+        return list(batch)
+
+    def batcher(self, size: int) -> Batcher[int, int]:
+        return Batcher(self.forward, max_batch_size=size, clock=self.clock)
+
+
 def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(_awaited(test), 30))
 
@@ -168,93 +188,68 @@ def test_those_in_a_hurry_overtake_for_a_while_only() -> None:
 
 def test_what_would_end_too_late_is_not_begun() -> None:
     """Where passes have taken a second each, half a second is too little, unless that is long ago."""
-    now = 0.0
-
-    def forward(batch: Sequence[int]) -> list[int]:
-        nonlocal now
-        now += 1.0
-        return list(batch)
+    model = Ticking(lambda batch: 1.0)
 
     async def test() -> None:
-        nonlocal now
-        batcher: Batcher[int, int] = Batcher(forward, max_batch_size=2, clock=lambda: now)
+        batcher = model.batcher(size=2)
         for item in range(3):  # the first is no measure: three are
-            assert await batcher.submit(item, deadline=now + 0.5) == item
-        assert await batcher.submit(3, deadline=now + 1.0) == 3
+            assert await batcher.submit(item, deadline=model.now + 0.5) == item
+        assert await batcher.submit(3, deadline=model.now + 1.0) == 3
         with pytest.raises(StageError) as refusal:
-            await batcher.submit(4, deadline=now + 0.9)
+            await batcher.submit(4, deadline=model.now + 0.9)
         assert refusal.value.code == "deadline_exceeded"
-        assert await batcher.submit(5, deadline=now + 0.5, key="other") == 5
-        pair = await asyncio.gather(*(batcher.submit(item, deadline=now + 0.5) for item in (6, 7)))
+        assert await batcher.submit(5, deadline=model.now + 0.5, key="other") == 5
+        pair = await asyncio.gather(*(batcher.submit(item, deadline=model.now + 0.5) for item in (6, 7)))
         assert pair == [6, 7]  # nothing is known of batches of two
-        now += 60.0
-        assert await batcher.submit(8, deadline=now + 0.5) == 8
+        model.now += 60.0
+        assert await batcher.submit(8, deadline=model.now + 0.5) == 8
         await batcher.close()
 
     run(test)
 
 
 def test_a_place_of_one_who_would_be_late_goes_to_the_next() -> None:
-    now = 0.0
-    batches: list[list[int]] = []
-
-    def forward(batch: Sequence[int]) -> list[int]:
-        nonlocal now
-        now += 1.0
-        batches.append(list(batch))
-        return list(batch)
+    model = Ticking(lambda batch: 1.0)
 
     async def test() -> None:
-        batcher: Batcher[int, int] = Batcher(forward, max_batch_size=2, clock=lambda: now)
+        batcher = model.batcher(size=2)
         for _ in range(3):
             await asyncio.gather(*(batcher.submit(0) for _ in range(2)))
-        deadlines = {1: now + 0.9, 2: None, 3: now + 0.5, 4: now + 5.0}
+        deadlines = {1: model.now + 0.9, 2: None, 3: model.now + 0.5, 4: model.now + 5.0}
         calls = (batcher.submit(item, deadline=deadline) for item, deadline in deadlines.items())
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert [one if isinstance(one, int) else "late" for one in outcomes] == ["late", 2, "late", 4]
-        assert batches[3:] == [[4, 2]]
+        assert model.batches[3:] == [[4, 2]]
         await batcher.close()
 
     run(test)
 
 
 def test_who_would_be_late_in_a_batch_only_runs_alone_where_others_can_wait() -> None:
-    now = 0.0
-    batches: list[list[int]] = []
-
-    def forward(batch: Sequence[int]) -> list[int]:
-        nonlocal now
-        now += 0.05 * len(batch)
-        batches.append(list(batch))
-        return list(batch)
+    model = Ticking(lambda batch: 0.05 * len(batch))
 
     async def test() -> None:
-        batcher: Batcher[int, int] = Batcher(forward, max_batch_size=4, clock=lambda: now)
+        batcher = model.batcher(size=4)
         for _ in range(3):
             await asyncio.gather(*(batcher.submit(0) for _ in range(4)))
-        deadlines = {1: None, 2: now + 0.15, 3: None, 4: None}
+        deadlines = {1: None, 2: model.now + 0.15, 3: None, 4: None}
         await asyncio.gather(*(batcher.submit(item, deadline=deadline) for item, deadline in deadlines.items()))
-        assert batches[3:] == [[2], [1, 3, 4]]
+        assert model.batches[3:] == [[2], [1, 3, 4]]
         await batcher.close()
 
     run(test)
 
 
 def test_a_costly_pass_says_nothing_of_a_cheap_one() -> None:
-    now = 0.0
-
-    def forward(batch: Sequence[int]) -> list[int]:
-        nonlocal now
-        now += 0.01 * sum(batch)
-        return list(batch)
+    model = Ticking(lambda batch: 0.01 * sum(batch))
 
     async def test() -> None:
-        batcher: Batcher[int, int] = Batcher(forward, max_batch_size=4, clock=lambda: now)
+        batcher = model.batcher(size=4)
         for _ in range(3):
             await batcher.submit(32, cost=32)
-        assert await batcher.submit(1, cost=1, deadline=now + 0.25) == 1
+        assert await batcher.submit(1, cost=1, deadline=model.now + 0.25) == 1
         with pytest.raises(StageError):
-            await batcher.submit(32, cost=32, deadline=now + 0.25)
+            await batcher.submit(32, cost=32, deadline=model.now + 0.25)
         await batcher.close()
 
     run(test)
