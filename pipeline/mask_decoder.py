@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from pipeline.models import sam as sam_model
 from pipeline.models import sam_decoder, transfer
 from pipeline.models.architectures import SegmenterArchitecture, segmenter_architecture
 from pipeline.models.precision import DTYPES, Precision
-from pipeline.models.sam_upsampling import full_size, packed, packed_bytes, unpacked
+from pipeline.models.sam_upsampling import full_size, packed, packed_shape, unpacked
 from pipeline.stages import DecodeOptions, Embedding, MaskPrompts, Masks
 
 __all__ = ["DecoderItem", "LowResolution", "MaskDecoder", "Prompt"]
@@ -109,8 +110,7 @@ class MaskDecoder:
         logits = np.empty((*shape, side, side), np.float32)
         if not self.masks_on_device:
             return LowResolution(logits, scores)
-        height, width = item.embedding.image_size
-        bits = np.empty((*shape, width, -(-height // 8)), np.uint8)
+        bits = np.empty((*shape, *packed_shape(item.embedding)), np.uint8)
         return LowResolution(logits if item.options.low_res else None, scores, bits)
 
     def _decode(
@@ -212,7 +212,7 @@ class MaskDecoder:
         """Items of at most `max_cost` each, if one prompt's cost does not exceed it."""
         most = _PART if max_cost is None else max_cost
         if self.masks_on_device:
-            most = min(most, _PART_BYTES // packed_bytes(item.embedding))
+            most = min(most, _PART_BYTES // math.prod(packed_shape(item.embedding)))
         starts, cost = [0], 0
         for number, prompt in enumerate(item.prompts):
             cost += _prompt_cost(item, prompt)

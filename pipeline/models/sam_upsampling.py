@@ -85,10 +85,10 @@ def packed(logits: Tensor, embedding: Embedding, model: int) -> Tensor:
     return torch.cat(parts)
 
 
-def packed_bytes(embedding: Embedding) -> int:
-    """Of one mask, as `packed` makes it."""
+def packed_shape(embedding: Embedding) -> tuple[int, int]:
+    """Of one mask, as `packed` makes it, a byte each."""
     height, width = embedding.image_size
-    return width * -(-height // 8)
+    return width, -(-height // 8)
 
 
 def unpacked(bits: UInt8Array, embedding: Embedding) -> tuple[RLE, int]:

@@ -47,7 +47,8 @@ def test_bits_are_the_mask(kind: str, size: tuple[int, int], inner: tuple[int, i
     embedding = blank(size, inner)
     expected, _ = sam_upsampling.full_size(logits(kind), embedding, 256)
     (bits,) = sam_upsampling.packed(torch.from_numpy(logits(kind))[None], embedding, 256).numpy()
-    assert bits.nbytes == sam_upsampling.packed_bytes(embedding)
+    assert bits.shape == sam_upsampling.packed_shape(embedding)
+    assert bits.dtype == np.uint8
     found, pixels = sam_upsampling.unpacked(bits, embedding)
     assert found.size == size
     assert pixels == area(found)
