@@ -21,23 +21,21 @@ from typing import Any, Literal
 from PIL import Image
 
 from deployments.calls import Calls
+from deployments.detect_first import find, mask, selected
 from deployments.http.errors import ApiError
 from deployments.image_ids import ImageId, ImageIds
 from deployments.image_sources import ImageSources, Picture
 from deployments.stage_clients import Stages
-from deployments.tiles import segment_tiles
 from pipeline.image import ImageLimits, decode
 from pipeline.mask_prompts import fit
 from pipeline.mask_result import MaskResult, assemble_masks
 from pipeline.overlay import draw
 from pipeline.result import Result, assemble
-from pipeline.selection import SelectionOptions, select
+from pipeline.selection import SelectionOptions
 from pipeline.stages import DecodeOptions, Detections, DetectRequest, MaskPrompts, Masks
 from pipeline.tiling import TileSize, plan
 
-# What takes less time than the way to a thread and back, some tenths of a millisecond.
-_SMALL_BYTES = 2**20
-_FEW_CANDIDATES = 200
+_SMALL_BYTES = 2**20  # copied in less time than the way to a thread and back takes, some tenths of a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +141,11 @@ class Ingress:
     async def _segment(self, picture: Picture, order: Order, model: ServedModel, deadline: float) -> Result:
         tiling = plan(picture.size, order.tile, model.short_side, order.detect)
         with await _calls(model, picture, deadline) as calls:
-            if tiling is None:
-                kept, removed, masks = await _at_once(calls, order, self._detect_first)
+            if tiling is None and not self._detect_first:
+                kept, removed, masks = await _at_once(calls, order)
             else:
-                kept, removed, masks = await segment_tiles(
-                    calls, tiling, order.detect, order.selection, order.decode, deadline
-                )
+                found = await find(calls, tiling, order.detect, order.selection)
+                kept, removed, masks = await mask(calls, found, order.selection, order.decode, deadline)
             timings_ms = calls.timings.milliseconds("detect", "encode", "masks")
             result = assemble(order.detect, kept, removed, masks, model=model.name, timings_ms=timings_ms)
             return replace(result, image_id=picture.id)
@@ -185,18 +182,12 @@ async def _calls(model: ServedModel, picture: Picture, deadline: float) -> Calls
     return Calls(model.stages, picture.data, held, picture.key, deadline)
 
 
-async def _at_once(calls: Calls, order: Order, detect_first: bool) -> tuple[Detections, dict[str, int], Masks | None]:
-    encoding = None if order.decode is None or detect_first else calls.encode()
-    detections = await calls.detect(order.detect)
-    # Many in a thread: NMS over all candidates of a long prompt takes seconds, and others wait for the loop.
-    few = len(detections) <= _FEW_CANDIDATES
-    choice = (
-        select(detections, order.selection) if few else await asyncio.to_thread(select, detections, order.selection)
-    )
-    kept, removed = choice
-    if order.decode is None:
+async def _at_once(calls: Calls, order: Order) -> tuple[Detections, dict[str, int], Masks | None]:
+    """Detector and image encoder side by side."""
+    encoding = None if order.decode is None else calls.encode()
+    kept, removed = await selected(await calls.detect(order.detect), order.selection)
+    if order.decode is None or encoding is None:
         return kept, removed, None
     if not len(kept):
         return kept, removed, Masks.empty()
-    encoding = encoding or calls.encode()
     return kept, removed, await calls.decode(encoding, MaskPrompts(boxes=kept.boxes), order.decode)

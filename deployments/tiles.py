@@ -7,7 +7,7 @@ time, so that one large image fills the stages' batches and still leaves room in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -22,10 +22,22 @@ AT_ONCE = 8  # tiles of one request under way: a full batch by default
 T = TypeVar("T")
 
 
-async def segment_tiles(
+async def detect_tiles(
+    calls: Calls, tiling: Tiling, request: DetectRequest, selection: SelectionOptions
+) -> tuple[Admitted, ...]:
+    """What each tile contributes, in the order of the regions. Raises as `Calls` does."""
+
+    async def detect(number: int) -> Admitted:
+        found = await calls.detect(replace(request, region=tiling.regions[number]))
+        return await asyncio.to_thread(tiling.admit, found, number, selection)
+
+    return tuple(limit(await _each(detect, range(len(tiling.regions)))))
+
+
+async def mask_tiles(
     calls: Calls,
     tiling: Tiling,
-    request: DetectRequest,
+    admitted: Sequence[Admitted],
     selection: SelectionOptions,
     decoding: DecodeOptions | None,
     deadline: float,
@@ -34,16 +46,13 @@ async def segment_tiles(
 
     Args:
         calls: of the image.
+        admitted: as `detect_tiles` gave it.
         decoding: None for boxes only.
         deadline: Unix time in seconds.
 
     Raises:
         As `Calls` does; StageError `deadline_exceeded` from merging.
     """
-
-    async def detect(number: int) -> Admitted:
-        found = await calls.detect(replace(request, region=tiling.regions[number]))
-        return await asyncio.to_thread(tiling.admit, found, number, selection)
 
     async def decode(number: int) -> Masks:
         boxes = admitted[number].kept.boxes
@@ -52,9 +61,7 @@ async def segment_tiles(
         # Only now: a tile in which nothing was found is never encoded.
         return await calls.decode(calls.encode(tiling.regions[number]), MaskPrompts(boxes=boxes), decoding)
 
-    numbers = range(len(tiling.regions))
-    admitted = limit(await _each(detect, numbers))
-    masks = None if decoding is None else await _each(decode, numbers)
+    masks = None if decoding is None else await _each(decode, range(len(tiling.regions)))
     merged, united, removed = await asyncio.to_thread(merge, tiling, admitted, masks, selection, deadline)
     calls.timings.mark("masks", after=("detect", "encode"))
     return merged, removed, united

@@ -98,8 +98,8 @@ def test_selecting_of_many_does_not_hold_up_other_requests(monkeypatch: pytest.M
         assert others_go_on.wait(10), "the loop stood still"
         return select(*arguments)
 
-    monkeypatch.setattr("deployments.ingress.select", slow)
-    monkeypatch.setattr("deployments.ingress._FEW_CANDIDATES", 1)
+    monkeypatch.setattr("deployments.detect_first.select", slow)
+    monkeypatch.setattr("deployments.detect_first._FEW_CANDIDATES", 1)
 
     async def test() -> None:
         stages = FakeStages()
