@@ -1,0 +1,68 @@
+"""What pyarrow's file systems raise, in our words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from deployments.jobs.storage_options import (
+    CREDENTIALS,
+    FAILED,
+    FORBIDDEN,
+    NOT_ADDRESSABLE,
+    NOT_FOUND,
+    REFUSED,
+    REGION,
+    UNAVAILABLE,
+    StorageError,
+)
+
+_AWS = re.compile(r"AWS Error (\w+) (?:\(HTTP status (\d+)\) )?during")
+_STATUS = re.compile(r"google::cloud::Status\((\w+)")
+_AZURE = re.compile(r"Azure Error: \[(\w*)\]")
+_CODES = (
+    (
+        "storage_credentials",
+        CREDENTIALS,
+        r"SIGNATURE|ACCESS_KEY|TOKEN|EXPIRED|SKEWED|UNRECOGNIZED_CLIENT|UNAUTH|Authent",
+    ),
+    ("image_not_found", NOT_FOUND, r"^404$|NO_SUCH|NOT_?FOUND|NotFound"),
+    ("image_forbidden", FORBIDDEN, r"^403$|ACCESS_DENIED|PERMISSION_DENIED|Authorization"),
+    ("storage_failed", REGION, r"^301$|PERMANENT_REDIRECT"),
+    (
+        "storage_unavailable",
+        UNAVAILABLE,
+        r"^(5\d\d|429|408)$|NETWORK|SLOW_DOWN|THROTTL|INTERNAL_FAILURE|UNAVAILABLE|TIMEOUT|DEADLINE|Busy|^$",
+    ),
+    ("storage_failed", REFUSED, r"^400$"),
+)
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """What pyarrow raises, as StorageError. For whoever reads a file that `Place.open_input` gave, too."""
+    from pyarrow import ArrowInvalid
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise StorageError("image_not_found", NOT_FOUND) from None
+    except ArrowInvalid:
+        raise StorageError("storage_not_understood", NOT_ADDRESSABLE) from None
+    except OSError as error:
+        raise _understood(str(error)) from None
+
+
+def _understood(text: str) -> StorageError:
+    """The SDKs tell apart what happened by words of their messages alone."""
+    if "OAuth2 access token" in text or "GetToken" in text or "ExpiredToken" in text:
+        return StorageError("storage_credentials", CREDENTIALS)
+    found = _AWS.search(text) or _STATUS.search(text) or _AZURE.search(text)
+    if found is None:
+        return StorageError("storage_failed", FAILED)
+    reason = next((group for group in reversed(found.groups()) if group is not None), "")
+    for code, message, pattern in _CODES:
+        if re.search(pattern, reason):
+            return StorageError(code, message)
+    return StorageError("storage_failed", FAILED)
