@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from deployments.jobs import lease
@@ -60,9 +61,11 @@ def swapped(before: Manifest, new: list[Part], old: set[str], now: float) -> Man
 
 def strays(place: Place, manifest: Manifest) -> list[str]:
     """Names of the files that the manifest knows nothing of: written by a run that died before it listed them."""
-    known = {one.name for one in (*manifest.parts, *manifest.retired)}
+    known = {part.name for part in manifest.parts} | {one.name for one in manifest.retired}
     root = f"{place.uri.rstrip('/')}/"
-    found = (entry.uri.removeprefix(root) for entry in place.child(FOLDER).files())
+    found = [entry.uri.removeprefix(root) for entry in place.child(FOLDER).files()]
+    if place.is_local:  # where a file is written under another name first
+        found += [path.name for path in Path(place.uri).glob(f".{NAME}.*")]
     return [name for name in found if name not in known]
 
 

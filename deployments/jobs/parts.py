@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from deployments.jobs.manifest import OutputError, Part
 from deployments.jobs.rows import RESULTS
-from deployments.jobs.storage import Place, StorageError
+from deployments.jobs.storage import Place, StorageError, storage_errors
 
 FOLDER = "parts"
 ROWS_AT_A_TIME = 200  # of what is read: with many masks a row has tens of kilobytes
@@ -80,12 +80,15 @@ def of_rows(tables: Iterable[pa.Table], most: int) -> Iterator[list[pa.Table]]:
 @contextmanager
 def _opened(output: Place, name: str) -> Iterator[pq.ParquetFile]:
     try:
-        file = output.child(name).open_input()
+        with output.child(name).open_input() as file, storage_errors():
+            try:
+                with pq.ParquetFile(file) as parquet:
+                    yield parquet
+            except pa.ArrowInvalid:
+                raise OutputError(f"{output.uri}: {name} is damaged") from None
     except StorageError as error:
         if error.code != "image_not_found":
             raise
         raise OutputError(
-            f"{output.uri}: {name} is not there. Read the manifest again; if it lists the file still, it was deleted"
+            f"{output.uri}: {name} is not there. If the manifest lists it still, it was deleted; else read again"
         ) from None
-    with file, pq.ParquetFile(file) as parquet:
-        yield parquet
