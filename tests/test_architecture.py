@@ -40,6 +40,8 @@ TORCH_FREE = (
     "mask_prompts",
     "decoder_items",
     "mask_result",
+    "annotations",
+    "evaluation",
     "overlay",
     "palette",
     "plates",
