@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Kind = Literal["bbox", "segm"]
 MOST_OF_IMAGE, MOST_OF_CATEGORY = 300, 10_000  # of LVIS, and of its fixed AP
 
+_AT_A_TIME = 50_000  # detections that the judge gets, in whole categories
 _SIZES = ("small", "medium", "large")  # below 32² pixels of mask, below 96², above
 _FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}
 
@@ -95,14 +96,16 @@ class Found:
         """How many detections each category has."""
         return Counter(self._ids)
 
-    def best_of_each_category(self, most: int) -> list[int]:
-        """The numbers of the rows that are among the best `most` of their category in the whole set, rising."""
-        scores, ids = np.array(self._scores), np.array(self._ids)
-        order = np.lexsort((-scores, ids))
-        _, begins, counts = np.unique(ids[order], return_index=True, return_counts=True)
-        place = np.arange(len(order)) - np.repeat(begins, counts)
-        best: list[int] = np.sort(order[place < most]).tolist()
-        return best
+    def of_categories(self, ids: Iterable[int], most: int | None = None) -> list[int]:
+        """The numbers of these categories' rows, rising; of each only its best `most` in the whole set, if given."""
+        own = np.frombuffer(self._ids, np.int64)
+        picked = []
+        for category in ids:
+            rows = np.flatnonzero(own == category)
+            scores = np.frombuffer(self._scores)[rows]
+            picked.append(rows if most is None else rows[np.argsort(-scores, kind="stable")[:most]])
+        wanted: list[int] = np.sort(np.concatenate(picked)).tolist()
+        return wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +128,10 @@ def evaluate(truth: Truth, found: Found, kind: Kind, style: Style = "coco") -> F
 
     An image without detections is one in which nothing was found.
     """
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    wanted = found.best_of_each_category(MOST_OF_CATEGORY) if style == "lvis-fixed" else None
-    # Boxes get an empty mask, in place of the polygon that loadRes would make of each.
-    rows = [row | {"segmentation": ()} if kind == "bbox" else row for row in found.rows(kind, wanted)]
-    images, annotations, categories = ([dict(one) for one in part] for part in _parts(truth))
-    marked = COCO({"images": images, "annotations": annotations, "categories": categories})
-    judge = COCOeval_faster(marked, marked.loadRes(rows), kind, lvis_style=style != "coco")
-    limits = {"coco": [1, 10, 100], "lvis": [MOST_OF_IMAGE], "lvis-fixed": [max(1, len(rows))]}[style]
-    judge.params.maxDets = limits
-    judge.evaluate()
-    judge.accumulate()
-    precision, recall = judge.eval["precision"], judge.eval["recall"]
+    limits = {"coco": [1, 10, 100], "lvis": [MOST_OF_IMAGE], "lvis-fixed": [max(1, len(found))]}[style]
+    groups = [_group(truth, found, categories, kind, style, limits) for categories in _groups(truth, found)]
+    precision = np.concatenate([one for one, _ in groups], 2)
+    recall = np.concatenate([one for _, one in groups], 1)
     frequencies = [one.get("frequency") for one in truth.categories]
     return Figures(
         _overall(precision, recall, [None] if style == "lvis-fixed" else limits, frequencies),
@@ -145,8 +139,38 @@ def evaluate(truth: Truth, found: Found, kind: Kind, style: Style = "coco") -> F
     )
 
 
-def _parts(truth: Truth) -> tuple[tuple[Row, ...], ...]:
-    return truth.images, truth.annotations, truth.categories
+def _groups(truth: Truth, found: Found) -> Iterator[list[Row]]:
+    """The categories, in order, as many at a time as have few detections: the judge takes 2 to 4 KB for each, and no
+    category's figures depend on another's."""
+    counts = found.of_each_category()
+    group: list[Row] = []
+    total = 0
+    for category in truth.categories:
+        total += counts[category["id"]]
+        if group and total > _AT_A_TIME:
+            yield group
+            group, total = [], counts[category["id"]]
+        group.append(category)
+    yield group
+
+
+def _group(
+    truth: Truth, found: Found, categories: list[Row], kind: Kind, style: Style, limits: list[int]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Precision and recall of some categories, as `_overall` takes them."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    ids = {one["id"] for one in categories}
+    wanted = found.of_categories(ids, MOST_OF_CATEGORY if style == "lvis-fixed" else None)
+    # Boxes get an empty mask, in place of the polygon that loadRes would make of each.
+    rows = [row | {"segmentation": ()} if kind == "bbox" else row for row in found.rows(kind, wanted)]
+    annotations = [dict(one) for one in truth.annotations if one["category_id"] in ids]
+    marked = COCO({"images": [*truth.images], "annotations": annotations, "categories": categories})
+    judge = COCOeval_faster(marked, marked.loadRes(rows), kind, lvis_style=style != "coco")
+    judge.params.maxDets = limits
+    judge.evaluate()
+    judge.accumulate()
+    return judge.eval["precision"], judge.eval["recall"]
 
 
 def _overall(

@@ -175,14 +175,24 @@ def test_fixed_keeps_the_best_of_each_category_in_the_whole_set() -> None:
     data, results = awkward(1)
     truth = read_truth(json.dumps(data).encode())
     found = found_in(truth, results)
-    kept = [*found.rows("bbox", found.best_of_each_category(3))]
-    for category in truth.categories:
-        scores = sorted(
-            (row["score"] for row in found.rows("bbox") if row["category_id"] == category["id"]), reverse=True
-        )
-        assert (
-            sorted((one["score"] for one in kept if one["category_id"] == category["id"]), reverse=True) == scores[:3]
-        )
+    rows = [*found.rows("bbox")]
+    for category in (3, 90):
+        own = [row for row in rows if row["category_id"] == category]
+        assert [*found.rows("bbox", found.of_categories([category]))] == own
+        best = sorted((row["score"] for row in own), reverse=True)[:3]
+        kept = [*found.rows("bbox", found.of_categories([category], 3))]
+        assert sorted((row["score"] for row in kept), reverse=True) == best
+    assert [*found.rows("bbox", found.of_categories([90, 7, 41, 3]))] == rows
+
+
+def test_categories_are_judged_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, results = awkward(2)
+    truth = read_truth(json.dumps(data).encode())
+    found = found_in(truth, results)
+    whole = evaluate(truth, found, "segm")
+    for few in (1, 60):
+        monkeypatch.setattr("pipeline.evaluation._AT_A_TIME", few)
+        assert evaluate(truth, found, "segm") == whole
 
 
 def test_nothing_found_at_all_is_zero() -> None:
