@@ -18,6 +18,7 @@ aside = Console(stderr=True)  # what is not the answer itself
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 _SERVE_ONLY = {"ray", "fastapi", "starlette", "yaml", "python_multipart"}
+_JOBS_ONLY = {"pyarrow", "faster_coco_eval"}
 
 
 class UsageError(ValueError):
@@ -37,7 +38,7 @@ def readable_errors() -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package in ("", "pipeline", "deployments"):  # a fault of ours, not of the installation
             raise
-        extras = "local,serve" if package in _SERVE_ONLY else "local"
+        extras = "local,serve" if package in _SERVE_ONLY else "local,serve,jobs" if package in _JOBS_ONLY else "local"
         complain(f"{package} is not installed; pip install 'text2mask[{extras}]'")
         raise typer.Exit(FAILED) from None
     except Exception as error:
@@ -56,6 +57,10 @@ def _told() -> tuple[type[Exception], ...]:
         ("deployments.launch", "PortTakenError"),
         ("deployments.settings", "SettingsError"),
         ("deployments.client", "ClientError"),
+        ("deployments.jobs.inputs", "InputError"),
+        ("deployments.jobs.output", "OutputError"),
+        ("deployments.jobs.run", "JobError"),
+        ("deployments.jobs.storage", "StorageError"),
     )
     loaded = (getattr(sys.modules[module], name) for module, name in elsewhere if module in sys.modules)
     return (UsageError, FailedError, StageError, BundleError, *loaded)

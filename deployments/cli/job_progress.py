@@ -1,0 +1,106 @@
+"""How far a job is: a display for people, on standard error, or JSON lines for programs, on standard output."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from deployments.cli.complaints import aside, say
+if TYPE_CHECKING:
+    from deployments.jobs.tally import Progress, StageTimes
+
+EVERY_S = 5.0  # between two lines of JSON
+
+Shown = Literal["auto", "rich", "json", "none"]
+
+
+@contextmanager
+def display(shown: Shown) -> Iterator[Callable[[Progress], None]]:
+    """What it gives is to be called with every change."""
+    if shown == "auto":
+        shown = "rich" if aside.is_terminal else "json"
+    if shown == "rich":
+        # Standard output is left alone: rich would send what is printed there to its own stream.
+        with Live(console=aside, refresh_per_second=4, redirect_stdout=False, redirect_stderr=False) as live:
+            yield lambda progress: live.update(_picture(progress))
+    elif shown == "json":
+        yield _Lines()
+    else:
+        yield lambda progress: None
+
+
+class _Lines:
+    """One every few seconds, the first and the last in any case."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        over = progress.earlier + progress.done >= progress.total
+        if now >= self._next or over:
+            self._next = now + EVERY_S
+            typer.echo(json.dumps(progress.to_json()))
+
+
+def summary(progress: Progress, out: str) -> None:
+    """What a job has done, on standard error."""
+    failed = sum(progress.errors.values())
+    rate = progress.done / progress.elapsed_s if progress.elapsed_s else 0.0
+    earlier = f", {progress.earlier} were there already" if progress.earlier else ""
+    say(
+        f"{progress.done} images in {_clock(progress.elapsed_s)} ({rate:.1f}/s), {progress.instances} instances, "
+        f"{failed} with an error{earlier}: {out}"
+    )
+    if progress.done:
+        aside.print(*_tables(progress), sep="\n")
+
+
+def _picture(progress: Progress) -> Group:
+    """The display as of now."""
+    done = progress.earlier + progress.done
+    line = Table.grid(padding=(0, 1))
+    eta = "" if progress.eta_s is None or done >= progress.total else f"{_clock(progress.eta_s)} to go"
+    state = "models are loading" if not progress.done and done < progress.total else f"{progress.rate:.1f}/s"
+    line.add_row(
+        ProgressBar(total=max(1, progress.total), completed=done, width=40),
+        Text(f"{done}/{progress.total} images", style="progress.download"),
+        Text(state, style="progress.data.speed"),
+        Text(eta, style="progress.remaining"),
+    )
+    return Group(line, *_tables(progress))
+
+
+def _tables(progress: Progress) -> list[Table]:
+    made = []
+    if progress.stages:
+        stages = Table("stage", "replicas", "busy", "items", "CPU before", "model", "CPU after", box=None)
+        for name, one in progress.stages.items():
+            stages.add_row(name, str(one.replicas), f"{one.busy:.0%}", str(one.items), *_steps(one))
+        made.append(stages)
+    if progress.errors:
+        errors = Table("error", "images", box=None)
+        for code, count in progress.errors.items():
+            errors.add_row(code, str(count), style="red")
+        made.append(errors)
+    return made
+
+
+def _steps(stage: StageTimes) -> list[str]:
+    """Seconds of each step, over all replicas."""
+    return [f"{stage.seconds.get(step, 0.0):.1f} s" for step in ("prepare", "forward", "finish")]
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))

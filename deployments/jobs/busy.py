@@ -1,0 +1,66 @@
+"""How long a worker's models and CPU threads were busy: what a job shows of each stage."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from uuid import uuid4
+
+from deployments.metrics import ITEMS, STAGE, Metric
+
+Step = tuple[str, str]
+"""Stage and step, such as `("detector", "forward")`."""
+
+
+class BusyMeter:
+    """Adds up the steps of this process's stages; a metrics sink."""
+
+    def __init__(self) -> None:
+        self._worker = uuid4().hex
+        self._lock = threading.Lock()
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._items: dict[str, float] = defaultdict(float)
+
+    def record(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
+        with self._lock:
+            if metric is STAGE:
+                self._seconds[f"{labels['stage']}/{labels['step']}"] += value
+            elif metric is ITEMS:
+                self._items[labels["stage"]] += value
+
+    def reading(self) -> str:
+        """So far, as JSON; `Reading.parse` reads it."""
+        with self._lock:
+            values = {"worker": self._worker, "time": time.time(), "seconds": self._seconds, "items": self._items}
+            return json.dumps(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one worker had done by one moment.
+
+    Attributes:
+        worker: its process.
+        time: Unix time in seconds.
+        seconds: busy in each step, since it started.
+        items: of each stage.
+    """
+
+    worker: str
+    time: float
+    seconds: dict[Step, float]
+    items: dict[str, float]
+
+    @classmethod
+    def parse(cls, text: str) -> Reading:
+        values = json.loads(text)
+        seconds = {_step(name): spent for name, spent in values["seconds"].items()}
+        return cls(values["worker"], values["time"], seconds, values["items"])
+
+
+def _step(name: str) -> Step:
+    stage, _, step = name.partition("/")
+    return stage, step

@@ -1,0 +1,142 @@
+"""Work -> finished rows, through Ray Data: load, detect, mask, each in processes of its own and all at the same time.
+
+read tasks -- encoded bytes --> detector pool -- boxes --> segmenter pool -- rows --> the driver
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from deployments.jobs.load import load
+from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask, read_datasource
+from ray.data.block import BlockMetadata
+from ray.util.annotations import RayDeprecationWarning
+
+from deployments.jobs.halves import DetectorWorker, SegmenterWorker
+from deployments.jobs.plan import Plan, Pools
+
+LOAD_CPUS = 0.1  # what Ray sets aside for a read task, which mostly waits
+_LOAD_ROWS = 256  # of one read task: a million images are 4,000 tasks
+_TRIES = 3  # of a block whose worker dies
+
+
+class WorkSource(Datasource):
+    """Rows of work with their images' encoded bytes.
+
+    Args:
+        work: rows of `deployments.jobs.inputs.WORK`.
+        block_rows: in one block, which is what a worker takes at a time.
+    """
+
+    def __init__(self, work: pa.Table, plan: Plan, block_rows: int) -> None:
+        self._work = work
+        self._plan = plan
+        self._block_rows = block_rows
+
+    def get_name(self) -> str:
+        return "Load"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        each = max(self._block_rows, min(_LOAD_ROWS, -(-len(self._work) // max(1, parallelism))))
+        slices = [self._work.slice(start, each).combine_chunks() for start in range(0, len(self._work), each)]
+        return [
+            ReadTask(
+                partial(_blocks, rows, self._plan, self._block_rows),
+                BlockMetadata(num_rows=len(rows), size_bytes=None, input_files=None, exec_stats=None),
+                per_task_row_limit=per_task_row_limit,
+            )
+            for rows in slices
+        ]
+
+
+def _blocks(work: pa.Table, plan: Plan, block_rows: int) -> Iterable[pa.Table]:
+    """Blocks of at most `block_rows`, as they are loaded."""
+    for start in range(0, len(work), block_rows):
+        for batch in load(work.slice(start, block_rows), plan.storage, plan.limits, fetch=plan.fetch):
+            yield pa.Table.from_batches([batch])
+
+
+def stream(work: pa.Table, plan: Plan, pools: Pools, *, block_rows: int = 32) -> Iterator[pa.Table]:
+    """Finished rows, of `deployments.jobs.halves.DONE`, in any order and a block at a time.
+
+    A block whose workers die is tried anew; what kills them every time is left out.
+
+    Raises:
+        Exception: Ray's own, if workers do not start.
+    """
+    found = read_datasource(WorkSource(work, plan, block_rows), num_cpus=LOAD_CPUS)
+    with warnings.catch_warnings():
+        # Of `ray_remote_args_fn`; there is no other way yet to say how often a task of a pool is tried.
+        warnings.filterwarnings("ignore", category=RayDeprecationWarning)
+        found = _through_pools(found, plan, pools, block_rows)
+    yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def _through_pools(found: Dataset, plan: Plan, pools: Pools, block_rows: int) -> Dataset:
+    segmenter = plan.segmenter
+    for worker, pool, places in (
+        (DetectorWorker, pools.detector, [plan.detector.deployment]),
+        (SegmenterWorker, pools.segmenter, [segmenter.image_encoder, segmenter.mask_decoder]),
+    ):
+        found = found.map_batches(
+            worker,
+            fn_constructor_args=(plan,),
+            batch_size=block_rows,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ActorPoolStrategy(
+                min_size=pool.least,
+                max_size=pool.most,
+                max_tasks_in_flight_per_actor=4,
+                max_concurrent_calls_per_actor=2,  # the next block's images are decoded beside this one's passes
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=round(sum(one.num_cpus for one in places), 4),
+            num_gpus=round(sum(one.num_gpus for one in places), 4),
+            udf_modifying_row_count=False,
+            ray_remote_args_fn=_tries,
+        )
+    return found
+
+
+def _tries() -> dict[str, int]:
+    """Ray's own number is none: what kills a worker would kill it for ever."""
+    return {"max_task_retries": _TRIES - 1}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Ray Data without its own progress bars and lines, and with a failing block left out instead of ending the job."""
+    context = DataContext.get_current()
+    wanted: dict[str, Any] = {
+        "enable_progress_bars": False,
+        "enable_operator_progress_bars": False,
+        "print_on_execution_start": False,
+        "max_errored_blocks": -1,
+    }
+    before = {name: getattr(context, name) for name in wanted if hasattr(context, name)}
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    _set(context, {name: wanted[name] for name in before})
+    logger.setLevel(logging.CRITICAL)  # its tracebacks of lost blocks: they are tried again, and told in the end
+    try:
+        yield
+    finally:
+        _set(context, before)
+        logger.setLevel(level)
+
+
+def _set(context: Any, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(context, name, value)

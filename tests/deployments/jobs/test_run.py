@@ -1,0 +1,241 @@
+"""Jobs on a real Ray with the embedded model: what they answer, what they refuse, what they do not do twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from deployments.jobs import JobError, live_parts, read_results, run_batch
+from deployments.jobs.inputs import InputError
+from deployments.jobs.output import OutputError
+from deployments.jobs.rows import Row
+from pipeline.errors import StageError
+from tests.deployments.jobs.conftest import PROMPT, drawn
+from tests.deployments.test_serve import ask, assert_same
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("service")]
+
+
+def rows(output: Path) -> dict[str, Row]:
+    """By file name; each must be there once."""
+    found = [*read_results(output)]
+    named = {row.path.rpartition("/")[2]: row for row in found}
+    assert len(named) == len(found)
+    return named
+
+
+@pytest.fixture(scope="module")
+def labelled(photos: Path, service: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
+    """The output of all photos, and what the job said of itself."""
+    output = tmp_path_factory.mktemp("jobs") / "labels"
+    yield output, run_batch(str(photos), PROMPT, str(output))
+
+
+def test_every_image_has_the_service_s_answer(
+    labelled: tuple[Path, Any], photos: Path, client: httpx.Client, in_process: Any
+) -> None:
+    output, progress = labelled
+    found = rows(output)
+    assert set(found) == {one.name for one in photos.iterdir()}
+    assert progress.done == progress.total == 18
+    assert progress.errors == {}
+    for name, row in found.items():
+        assert row.result is not None
+        assert_same(row.result, in_process.predict(photos / name, PROMPT))
+    served = {name: ask(client, (photos / name).read_bytes(), PROMPT) for name in ("00.jpg", "01.jpg", "empty a.png")}
+    for name, answer in served.items():
+        assert_same(found[name].result, answer)  # type: ignore[arg-type]
+    assert progress.instances == sum(len(row.result) for row in found.values() if row.result) > 8
+
+
+def test_an_image_in_which_nothing_is_found_is_not_encoded(labelled: tuple[Path, Any]) -> None:
+    output, progress = labelled
+    with_boxes = [row for row in rows(output).values() if row.result]
+    assert 0 < len(with_boxes) < 18
+    assert progress.stages["detector"].items - 1 == 18  # one of each is the warm-up's
+    assert progress.stages["image_encoder"].items - 1 == len(with_boxes)
+    assert all(row.timings_ms["encode"] == 0 for row in rows(output).values() if not row.result)
+
+
+def test_the_same_call_again_has_nothing_to_do(labelled: tuple[Path, Any], photos: Path) -> None:
+    output, _ = labelled
+    before = live_parts(output)
+    told: list[Any] = []
+    progress = run_batch(str(photos), PROMPT, str(output), on_progress=told.append)
+    assert (progress.earlier, progress.done) == (18, 0)
+    assert told[-1].eta_s is None
+    assert live_parts(output) == before
+
+
+def test_another_question_is_refused(labelled: tuple[Path, Any], photos: Path) -> None:
+    output, _ = labelled
+    for prompt, fields in (("star", {}), (PROMPT, {"box_threshold": 0.4}), (PROMPT, {"multimask": True})):
+        with pytest.raises(OutputError, match="prompt|box_threshold|multimask"):
+            run_batch(str(photos), prompt, str(output), **fields)  # type: ignore[arg-type]
+    assert len(rows(output)) == 18
+
+
+def test_the_default_thresholds_by_number_are_the_same_question(labelled: tuple[Path, Any], photos: Path) -> None:
+    output, _ = labelled
+    assert run_batch(str(photos), PROMPT, str(output), box_threshold=0.3).done == 0
+
+
+def test_new_images_are_added(labelled: tuple[Path, Any], photos: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    drawn(30).save(more / "new.jpg")
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text(
+        "".join(json.dumps({"path": str(path)}) + "\n" for path in [photos / "00.jpg", more / "new.jpg"])
+    )
+    output, _ = labelled
+    progress = run_batch(str(manifest), PROMPT, str(output))
+    assert (progress.earlier, progress.done) == (1, 1)
+
+
+def test_bad_files_are_rows_and_good_ones_are_not_lost(photos: Path, tmp_path: Path, in_process: Any) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    good = (photos / "00.jpg").read_bytes()
+    (folder / "good.jpg").write_bytes(good)
+    (folder / "cut.jpg").write_bytes(good[: len(good) // 2])
+    (folder / "text.png").write_text("no picture")
+    (folder / "nothing.webp").write_bytes(b"")
+    Image.new("1", (30_000, 2_000)).save(folder / "pixels.png")
+    (folder / "bytes.jpg").write_bytes(good + bytes(32 * 2**20))
+    manifest = tmp_path / "list.jsonl"
+    names = ["good.jpg", "cut.jpg", "text.png", "nothing.webp", "pixels.png", "bytes.jpg", "gone.jpg"]
+    manifest.write_text("".join(json.dumps({"path": f"photos/{name}"}) + "\n" for name in names))
+    output = tmp_path / "labels"
+    progress = run_batch(str(manifest), PROMPT, str(output))
+    found = rows(output)
+    assert {name: row.error.code for name, row in found.items() if row.error} == {
+        "cut.jpg": "image_undecodable",
+        "text.png": "image_format_not_allowed",
+        "nothing.webp": "image_format_not_allowed",
+        "pixels.png": "image_too_large",
+        "bytes.jpg": "image_too_large",
+        "gone.jpg": "image_not_found",
+    }
+    assert_same(found["good.jpg"].result, in_process.predict(good, PROMPT))  # type: ignore[arg-type]
+    assert sum(progress.errors.values()) == 6
+
+    (folder / "cut.jpg").write_bytes(good)
+    assert run_batch(str(manifest), PROMPT, str(output)).done == 0  # an error is an answer
+    again = run_batch(str(manifest), PROMPT, str(output), retry_errors=True)
+    assert (again.done, sum(again.errors.values())) == (6, 5)
+    mended = rows(output)
+    assert len(mended) == 7
+    assert_same(mended["cut.jpg"].result, in_process.predict(good, PROMPT))  # type: ignore[arg-type]
+
+
+def test_each_image_its_own_words_and_its_own_bytes(photos: Path, tmp_path: Path, in_process: Any) -> None:
+    table = pa.table(
+        {
+            "bytes": [
+                (photos / "00.jpg").read_bytes(),
+                (photos / "01.jpg").read_bytes(),
+                (photos / "01.jpg").read_bytes(),
+            ],
+            "prompt": ["star", "blue square", " . "],
+        }
+    )
+    pq.write_table(table, tmp_path / "images.parquet")
+    output = tmp_path / "labels"
+    run_batch(str(tmp_path / "images.parquet"), None, str(output))
+    found = {row.prompt: row for row in read_results(output)}
+    assert_same(found["star"].result, in_process.predict(photos / "00.jpg", "star"))  # type: ignore[arg-type]
+    assert_same(found["blue square"].result, in_process.predict(photos / "01.jpg", "blue square"))  # type: ignore[arg-type]
+    error = found[" . "].error
+    assert error is not None
+    assert error.code == "invalid_value"
+
+
+def test_large_images_by_tiles(tmp_path: Path, in_process: Any) -> None:
+    drawn(3, 700, 900).save(tmp_path / "large.png")
+    tile = {"size": 400, "overlap": 160}
+    run_batch(str(tmp_path / "large.png"), PROMPT, str(tmp_path / "labels"), tile=tile)
+    (row,) = read_results(tmp_path / "labels")
+    assert row.result is not None
+    assert_same(row.result, in_process.predict(tmp_path / "large.png", PROMPT, tile=tile))
+
+
+def test_boxes_alone(photos: Path, tmp_path: Path, in_process: Any) -> None:
+    progress = run_batch(str(photos / "0[01].jpg"), PROMPT, str(tmp_path / "labels"), masks=False)
+    found = rows(tmp_path / "labels")
+    reference = in_process.predict(photos / "00.jpg", PROMPT, masks=False)
+    assert found["00.jpg"].result is not None
+    assert found["00.jpg"].result.rles is None
+    assert np.allclose(found["00.jpg"].result.boxes, reference.boxes, atol=0.1)
+    assert "image_encoder" not in progress.stages or progress.stages["image_encoder"].items == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"source": "/nowhere/at/all"}, InputError),
+        ({"prompt": " , "}, StageError),
+        ({"prompt": None}, InputError),
+        ({"box_threshold": 2.0}, StageError),
+        ({"tile": {"size": 10, "overlap": 20}}, StageError),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_written(
+    change: dict[str, Any], error: type[Exception], photos: Path, tmp_path: Path
+) -> None:
+    arguments = {"source": str(photos), "prompt": PROMPT, "out": str(tmp_path / "labels"), **change}
+    with pytest.raises(error):
+        run_batch(**arguments)
+    assert not (tmp_path / "labels").exists()
+
+
+def test_what_kills_its_workers_is_told(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that Ray gave up is tried image by image; an image that is given up even then gets a row."""
+    from deployments.jobs import dataset
+
+    real = dataset.stream
+    blocks: list[int] = []
+
+    def losing(work: pa.Table, *rest: Any, block_rows: int) -> Iterator[pa.Table]:
+        blocks.append(block_rows)
+        lost = work.slice(0, 1 if block_rows == 1 else 5)["id"].to_pylist()
+        for found in real(work, *rest, block_rows=block_rows):
+            yield found.filter(pa.array([id not in lost for id in found["id"].to_pylist()]))
+
+    monkeypatch.setattr(dataset, "stream", losing)
+    progress = run_batch(str(photos), PROMPT, str(tmp_path / "labels"))
+    found = rows(tmp_path / "labels")
+    assert len(found) == 18
+    assert [row.error.code for row in found.values() if row.error] == ["worker_lost"]
+    assert progress.errors == {"worker_lost": 1}
+    assert len(blocks) == 2
+
+
+def test_workers_that_do_not_start_are_told(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deployments.jobs import dataset
+
+    class Broken:
+        def __init__(self, plan: Any) -> None:
+            raise RuntimeError("the weights are not there")
+
+        def __call__(self, block: pa.Table) -> pa.Table:
+            return block
+
+    monkeypatch.setattr(dataset, "DetectorWorker", Broken)
+    with pytest.raises(JobError, match="the weights are not there"):
+        run_batch(str(photos / "00.jpg"), PROMPT, str(tmp_path / "labels"))
+    assert run_batch_again_possible(photos, tmp_path)
+
+
+def run_batch_again_possible(photos: Path, tmp_path: Path) -> bool:
+    manifest = json.loads((tmp_path / "labels" / "_manifest.json").read_text())
+    return manifest["run"] is None and not manifest["complete"]
