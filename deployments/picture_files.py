@@ -7,7 +7,7 @@ folder, a link to a file counts where that file lies in the tree. What a pattern
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -28,15 +28,17 @@ def is_pattern(text: str) -> bool:
     return any(sign in text for sign in _SIGNS)
 
 
-def walk(folder: str, recursive: bool, apart: Path | None = None) -> Iterator[str]:
-    """The pictures in a folder, by name; `apart` is a folder that is left out."""
+def walk(
+    folder: str, recursive: bool, apart: Path | None = None, wanted: Callable[[str], bool] = is_picture
+) -> Iterator[str]:
+    """The pictures in a folder, or what else is wanted, by name; `apart` is a folder that is left out."""
     for entry in _entries(folder, apart):
         if _is_hidden(entry.name):
             continue
         if entry.is_dir(follow_symlinks=False):
             if recursive:
-                yield from walk(entry.path, recursive, apart)
-        elif is_picture(entry.name) and entry.is_file():
+                yield from walk(entry.path, recursive, apart, wanted)
+        elif wanted(entry.name) and entry.is_file():
             yield entry.path
 
 

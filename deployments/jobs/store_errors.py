@@ -40,27 +40,32 @@ _CODES = (
 
 
 @contextmanager
-def storage_errors() -> Iterator[None]:
-    """What pyarrow raises, as StorageError. For whoever reads a file that `Place.open_input` gave, too."""
-    from pyarrow import ArrowInvalid
+def storage_errors(damaged: StorageError | None = None) -> Iterator[None]:
+    """What pyarrow raises, as StorageError. For whoever reads a file that `Place.open_input` gave, too.
+
+    Args:
+        damaged: raised where the store gave the bytes and they are not what they should be.
+    """
+    from pyarrow import ArrowException
 
     try:
         yield
     except FileNotFoundError:
         raise StorageError("image_not_found", NOT_FOUND) from None
-    except ArrowInvalid:
-        raise StorageError("storage_not_understood", NOT_ADDRESSABLE) from None
     except OSError as error:
-        raise _understood(str(error)) from None
+        unknown = damaged if damaged is not None and error.errno is None else StorageError("storage_failed", FAILED)
+        raise _understood(str(error)) or unknown from None
+    except ArrowException:
+        raise damaged or StorageError("storage_not_understood", NOT_ADDRESSABLE) from None
 
 
-def _understood(text: str) -> StorageError:
-    """The SDKs tell apart what happened by words of their messages alone."""
+def _understood(text: str) -> StorageError | None:
+    """The SDKs tell apart what happened by words of their messages alone. None: these are not the words of any."""
     if "OAuth2 access token" in text or "GetToken" in text or "ExpiredToken" in text:
         return StorageError("storage_credentials", CREDENTIALS)
     found = _AWS.search(text) or _STATUS.search(text) or _AZURE.search(text)
     if found is None:
-        return StorageError("storage_failed", FAILED)
+        return None
     reason = next((group for group in reversed(found.groups()) if group is not None), "")
     for code, message, pattern in _CODES:
         if re.search(pattern, reason):
