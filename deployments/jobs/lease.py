@@ -21,7 +21,7 @@ def begin(now: float) -> Run:
     """A run of this process; its id, sorted, tells which came later."""
     name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}-{uuid4().hex[:8]}"
     mine.add(name)
-    return Run(name, socket.gethostname(), os.getpid(), _where(), _started(os.getpid()), now)
+    return Run(name, socket.gethostname(), os.getpid(), _where(), started(os.getpid()), now)
 
 
 def end(run: Run) -> None:
@@ -49,7 +49,7 @@ def _lives(run: Run) -> bool:
         return False
     except PermissionError:  # it is somebody else's
         pass
-    return run.started is None or _started(run.pid) in (None, run.started)
+    return run.started is None or started(run.pid) in (None, run.started)
 
 
 def _where() -> str | None:
@@ -61,7 +61,7 @@ def _where() -> str | None:
         return None
 
 
-def _started(pid: int) -> str | None:
+def started(pid: int) -> str | None:
     """When a process began, in the kernel's ticks; "gone" if it waits to be reaped; None where there is no telling."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

@@ -75,7 +75,10 @@ class DiskPlace(Place):
         yield from (Entry(uri, len(data)) for uri, data in sorted(self.disk.files.items()) if uri.startswith(self.uri))
 
     def delete(self) -> None:
-        self.disk.operate(lambda: self.disk.files.pop(self.uri, None) and None)
+        self.disk.operate(self._drop)
+
+    def _drop(self) -> None:
+        self.disk.files.pop(self.uri, None)
 
 
 def on(disk: Disk) -> Place:

@@ -70,7 +70,9 @@ def test_rows_that_are_there_are_dropped(tmp_path: Path) -> None:
     assert ids(tmp_path) == ["a", "b", "c", "d"]
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MOST_ROWS", 3), ("MOST_BYTES", 3 * goods("a").nbytes), ("MOST_S", 10.0)])
+@pytest.mark.parametrize(
+    ("limit", "value"), [("MOST_ROWS", 3), ("MOST_BYTES", 3 * goods("a").nbytes), ("MOST_S", 10.0)]
+)
 def test_when_rows_are_written(limit: str, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, limit, value)
     clock = Clock()
@@ -85,9 +87,13 @@ def test_when_rows_are_written(limit: str, value: float, tmp_path: Path, monkeyp
 
 
 def test_an_error_in_the_job_keeps_what_was_done(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), Output.open(place(tmp_path), SETTINGS) as output:
-        output.add(goods("ab"))
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with Output.open(place(tmp_path), SETTINGS) as output:
+            output.add(goods("ab"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert (ids(tmp_path), manifest(tmp_path)["complete"], manifest(tmp_path)["run"]) == (["a", "b"], False, None)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -37,7 +38,7 @@ def run(disk: Disk, batches: list[Any], *, retry_errors: bool, again: bool = Fal
     clock = map(float, count(0, 1_500)).__next__  # so that what is retired goes within the run
     with Output.open(on(disk), SETTINGS, retry_errors=retry_errors, clock=clock) as output:
         for batch in batches:
-            repeated(lambda batch=batch: output.add(batch), again)
+            repeated(partial(output.add, batch), again)
             repeated(output.flush, again)
         repeated(lambda: output.close(complete=True), again)
 
@@ -52,16 +53,17 @@ def repeated(call: Callable[[], None], again: bool) -> None:
 
 
 def job(disk: Disk, *, again: bool = False) -> None:
-    """Both runs, the first only if it was not completed."""
-    listed = stored(disk)
-    if not listed["complete"] and not listed["second"]:
+    """Both runs, the first only as long as it has something to do."""
+    if stored(disk)["images"] < len(TRUTH):
         run(disk, FIRST, retry_errors=False, again=again)
     run(disk, SECOND, retry_errors=True, again=again)
 
 
 def stored(disk: Disk) -> dict[str, Any]:
     """The manifest; `second`: rows of the second run are in it, so the first was complete."""
-    said = json.loads(disk.files.get(f"{ROOT}_manifest.json", b'{"complete": false, "parts": [], "images": 0}'))
+    said: dict[str, Any] = json.loads(
+        disk.files.get(f"{ROOT}_manifest.json", b'{"complete": false, "parts": [], "images": 0}')
+    )
     return said | {"second": said["images"] == 5}
 
 

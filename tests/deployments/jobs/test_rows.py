@@ -15,7 +15,6 @@ from pipeline.result import Result
 from tests.deployments.jobs.made import bad, good, table
 from tests.pipeline.formats.scene import boxes_only, masks, nothing_found, one_mask_empty, result
 
-
 pytestmark = [
     # pycocotools 2.0.11 on numpy 2.4.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
