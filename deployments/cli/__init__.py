@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli import batch, evaluate, keys, predict, serve, weights
+from deployments.cli import batch, evaluate, export, keys, predict, serve, weights
 from deployments.cli.complaints import console
 from pipeline import __version__
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command(epilog=predict.EPILOG)(predict.predict)
 app.command()(serve.serve)
 app.command(epilog=batch.EPILOG)(batch.batch)
+app.command(epilog=export.EPILOG)(export.export)
 app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command()(weights.models)
 app.command()(weights.download)

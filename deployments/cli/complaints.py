@@ -58,7 +58,7 @@ def _told() -> tuple[type[Exception], ...]:
         ("deployments.settings", "SettingsError"),
         ("deployments.client", "ClientError"),
         ("deployments.jobs.inputs", "InputError"),
-        ("deployments.jobs.output", "OutputError"),
+        ("deployments.jobs.manifest", "OutputError"),
         ("deployments.jobs.run", "JobError"),
         ("deployments.jobs.storage", "StorageError"),
     )

@@ -15,7 +15,6 @@ A name keeps the ending of its picture, so `x.jpg` and `x.png` stay apart. A fil
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+from deployments.answer_files import ENDINGS, WHOLE
 from deployments.cli.complaints import FailedError, UsageError
 from deployments.cli.inputs import Picture
 
@@ -38,8 +38,6 @@ class Form(StrEnum):
     MASKS = "masks"
 
 
-_ENDINGS = {Form.JSON: ".json", Form.OVERLAY: ".overlay.png", Form.MASKS: ".masks"}  # of each picture's own
-_WHOLE = {Form.JSONL: "answers.jsonl", Form.COCO: "instances.json"}  # of all pictures
 _SHOWN = 3
 
 
@@ -61,11 +59,11 @@ class Place:
     def file(self, picture: Picture, form: Form) -> Path:
         """The file or folder of one picture's answer in a form that has one for each."""
         assert self.folder is not None
-        return self.folder / picture.name.with_name(picture.name.name + _ENDINGS[form])
+        return self.folder / picture.name.with_name(picture.name.name + ENDINGS[form])
 
     def whole(self, form: Form) -> Path | None:
         """The file of all pictures' answers in a form that has one; None: standard output."""
-        return None if self.folder is None else self.folder / _WHOLE[form]
+        return None if self.folder is None else self.folder / WHOLE[form]
 
     def check(self, pictures: Sequence[Picture]) -> None:
         """Raises UsageError if files would be lost, lie elsewhere than asked, or cannot be there."""
@@ -89,7 +87,7 @@ class Place:
         if self.folder is None:
             return
         for form in self.forms:
-            if form in _ENDINGS:
+            if form in ENDINGS:
                 yield from (self.file(picture, form) for picture in pictures)
             elif (target := self.whole(form)) is not None:
                 yield target
@@ -125,14 +123,3 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-def mask_names(labels: Sequence[str]) -> list[str]:
-    """The names of the instances' PNGs, in order: number and label, of which letters and digits of any script stay."""
-    plain = ("".join(one if one.isalnum() else "_" for one in label)[:40] for label in labels)
-    return [f"{number:03}-{label}.png" for number, label in enumerate(plain)]
-
-
-def is_mask_name(name: str) -> bool:
-    """Whether a file in a folder of masks is one of ours, which a new answer replaces."""
-    return re.fullmatch(r"\d{3,}-\w*\.png", name) is not None

@@ -11,9 +11,10 @@ from typing import BinaryIO, Protocol
 import typer
 from PIL import Image
 
+from deployments.answer_files import is_mask_name, mask_names
 from deployments.cli.answers import Answer, Failure
 from deployments.cli.complaints import FailedError, UsageError
-from deployments.cli.outputs import Form, Place, is_mask_name, mask_names, replacing
+from deployments.cli.outputs import Form, Place, replacing
 from pipeline.formats.coco import coco_dataset
 from pipeline.formats.masks import AnswerForm, png
 from pipeline.image import decode

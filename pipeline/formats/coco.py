@@ -67,7 +67,7 @@ def coco_results(
     for image_id, result in items:
         if kind == "segm" and len(result) and result.rles is None:
             raise ValueError("this result has no masks: none were asked for")
-        for annotation in _annotations(result, categories):
+        for annotation in coco_annotations(result, categories):
             kept = {"category_id": annotation["category_id"], "score": annotation["score"]}
             field = "segmentation" if kind == "segm" else "bbox"
             found.append({"image_id": image_id, **kept, field: annotation[field]})
@@ -76,24 +76,32 @@ def coco_results(
 
 def _dataset(items: Iterable[tuple[int, str, Result]], categories: Mapping[str, int]) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     models: dict[str, None] = {}
     for image_id, file_name, result in items:
         height, width = result.image_size
         models[result.model] = None
         images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
-        for annotation in _annotations(result, categories):
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
+        for annotation in coco_annotations(result, categories):
+            found.append({"id": len(found) + 1, "image_id": image_id, **annotation})
     return {
         "info": {"description": f"made with text2mask: {', '.join(models)}" if models else "made with text2mask"},
         "licenses": [],
         "images": images,
-        "annotations": annotations,
+        "annotations": found,
         "categories": [{"id": number, "name": name, "supercategory": ""} for name, number in categories.items()],
     }
 
 
-def _annotations(result: Result, categories: Mapping[str, int]) -> Iterable[dict[str, Any]]:
+def coco_annotations(result: Result, categories: Mapping[str, int]) -> Iterable[dict[str, Any]]:
+    """COCO's annotations of one result, without their own numbers and the image's.
+
+    Args:
+        categories: the number of each label.
+
+    Raises:
+        ValueError: a label is not among them.
+    """
     for index, label in enumerate(result.labels):
         if label not in categories:
             raise ValueError(f"the label {label!r} is not among the classes")
