@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from deployments.jobs.clients import connect
-from deployments.jobs.storage_options import CREDENTIALS, NOT_ADDRESSABLE, StorageError, StorageOptions, too_large
+from deployments.jobs.storage_options import NOT_ADDRESSABLE, NOT_ALLOWED, StorageError, StorageOptions, too_large
 from deployments.jobs.store_errors import storage_errors
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class ObjectStore:
         except StorageError as error:
             if error.code != "image_forbidden":
                 raise
-        raise StorageError("storage_credentials", CREDENTIALS)
+        raise StorageError("storage_credentials", NOT_ALLOWED)
 
     def _path(self, key: str) -> str:
         """Refuses what the client would take for another key: it shortens `a/../b` to `b`, without a word."""

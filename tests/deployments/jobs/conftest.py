@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from pipeline.tiny import scenes
+from tests.deployments.jobs.s3 import bucket, s3_endpoint, s3_environment  # noqa: F401  # fixtures
 
-PROMPT = "red circle, blue square, star"
+PROMPT = "circle, square, star, triangle"
 
 
 def drawn(number: int, height: int = 192, width: int = 256) -> Image.Image:
