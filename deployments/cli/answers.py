@@ -50,15 +50,24 @@ class Answer:
     image: ImageSource = b""
 
 
-def in_process(pictures: Iterable[Picture], query: Query, model: TextToMask, *, masks: bool) -> Iterator[Answer]:
+Reader = Callable[[Picture, int], bytes | Failure]
+"""As `read`: the encoded picture, of which no more than so many bytes are wanted. Asked in order, one at a time."""
+
+
+def in_process(
+    pictures: Iterable[Picture], query: Query, model: TextToMask, *, masks: bool, reader: Reader | None = None
+) -> Iterator[Answer]:
     """Answers in order. The next picture is read and decoded while the model looks at one.
+
+    Args:
+        reader: for pictures that are no files; `read` where None.
 
     Raises:
         UsageError: the models refuse what is asked of every picture.
     """
 
     def load(picture: Picture) -> ImageSource | Failure:
-        data = read(picture, ImageLimits().max_bytes)
+        data = (reader or read)(picture, ImageLimits().max_bytes)
         if isinstance(data, Failure):
             return data
         try:
@@ -81,9 +90,14 @@ def in_process(pictures: Iterable[Picture], query: Query, model: TextToMask, *, 
 
 
 def from_service(
-    pictures: Iterable[Picture], prompt: Prompt, fields: Mapping[str, Any], client: Client, concurrency: int
+    pictures: Iterable[Picture],
+    prompt: Prompt,
+    fields: Mapping[str, Any],
+    client: Client,
+    concurrency: int,
+    reader: Reader | None = None,
 ) -> Iterator[Answer]:
-    """Answers in order, `concurrency` of them under way.
+    """Answers in order, `concurrency` of them under way. `reader`: as for `in_process`.
 
     Raises:
         ClientError: there is no use in going on: no connection, no valid key, or a request that is refused whatever
@@ -95,7 +109,7 @@ def from_service(
 
     def readable() -> Iterator[bytes]:
         for picture in pictures:
-            data = read(picture)
+            data = (reader or read)(picture, MOST_BYTES)
             sent.append((picture, data))
             if isinstance(data, bytes):
                 yield data

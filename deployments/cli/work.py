@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from deployments.cli.answers import Answer, from_service, in_process
+from deployments.cli.answers import Answer, Reader, from_service, in_process
 from deployments.cli.complaints import INTERRUPTED, FailedError, UsageError, complain, say
 from deployments.cli.inputs import Picture
 from deployments.cli.progress import Tally, progress
@@ -17,17 +17,25 @@ from deployments.cli.service import connected, unknown_model
 from deployments.cli.writers import Writer
 
 if TYPE_CHECKING:
+    from pipeline.models.precision import Precision
     from pipeline.text_to_mask import TextToMask
 
 
 def here(
-    pictures: list[Picture], query: Query, model: str, device: str, *, masks: bool
+    pictures: list[Picture],
+    query: Query,
+    model: str,
+    device: str,
+    *,
+    masks: bool,
+    precision: Precision = "float32",
+    reader: Reader | None = None,
 ) -> Generator[Answer, None, None]:
     """Answers of models in this process, loaded when the first is asked for."""
-    yield from in_process(pictures, query, load(model, device), masks=masks)
+    yield from in_process(pictures, query, load(model, device, precision), masks=masks, reader=reader)
 
 
-def load(model: str, device: str) -> TextToMask:
+def load(model: str, device: str, precision: Precision = "float32") -> TextToMask:
     """The models. Raises BundleError, and UsageError for a device that is not there."""
     import torch
 
@@ -39,11 +47,16 @@ def load(model: str, device: str) -> TextToMask:
     except (RuntimeError, AssertionError):
         raise UsageError(f"--device {device!r} is none that torch has here; cpu always is") from None
     keep_freed_memory()
-    return TextToMask.from_pretrained(model, device=device)
+    return TextToMask.from_pretrained(model, device=device, precision=precision)
 
 
 def there(
-    pictures: list[Picture], query: Query, fields: dict[str, object], where: tuple[str, str | None, float], many: int
+    pictures: list[Picture],
+    query: Query,
+    fields: dict[str, object],
+    where: tuple[str, str | None, float],
+    many: int,
+    reader: Reader | None = None,
 ) -> Generator[Answer, None, None]:
     """Answers of a service, `many` pictures under way at a time. `where`: its address, a key, seconds for one."""
     server, key, timeout_s = where
@@ -53,7 +66,7 @@ def there(
         if not client.ready():
             say(f"{server} does not say that it is ready; trying for a while", style="yellow")
         try:
-            yield from from_service(pictures, query.prompt, fields, client, many)
+            yield from from_service(pictures, query.prompt, fields, client, many, reader)
         except ClientError as error:
             if error.code == "unknown_model":
                 raise FailedError(unknown_model(client, str(fields["model"]))) from None

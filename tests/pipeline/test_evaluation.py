@@ -116,6 +116,10 @@ def found_in(truth: Truth, results: dict[int, Result], **options: Any) -> Found:
 
 
 def judged(data: dict[str, Any], found: Found, kind: Kind) -> Any:
+    return judged_rows(data, [*found.rows(kind)], kind)
+
+
+def judged_rows(data: dict[str, Any], rows: list[dict[str, Any]], kind: Kind) -> Any:
     """pycocotools' own evaluation."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -124,7 +128,7 @@ def judged(data: dict[str, Any], found: Found, kind: Kind) -> Any:
         truth = COCO()
         truth.dataset = deepcopy(data)
         truth.createIndex()
-        judge = COCOeval(truth, truth.loadRes([*found.rows(kind)]), kind)
+        judge = COCOeval(truth, truth.loadRes(rows), kind)
         judge.evaluate()
         judge.accumulate()
         judge.summarize()

@@ -43,8 +43,8 @@ def model(in_process: Any) -> Remembering:
 def run(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Run:
     """`text2mask` with these arguments; a command that needs models gets those that the whole session shares."""
 
-    def load(name: str, device: str) -> Any:
-        assert (name, device) == ("tiny", "cpu")
+    def load(name: str, device: str, precision: str) -> Any:
+        assert (name, device, precision) == ("tiny", "cpu", "float32")
         return request.getfixturevalue("model")
 
     monkeypatch.setattr(work, "load", load)
