@@ -16,10 +16,11 @@ Step = tuple[str, str]
 
 
 class BusyMeter:
-    """Adds up the steps of this process's stages; a metrics sink."""
+    """Adds up the steps of this process's stages, from now on; a metrics sink."""
 
     def __init__(self) -> None:
         self._worker = uuid4().hex
+        self._since = time.time()
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = defaultdict(float)
         self._items: dict[str, float] = defaultdict(float)
@@ -34,8 +35,15 @@ class BusyMeter:
     def reading(self) -> str:
         """So far, as JSON; `Reading.parse` reads it."""
         with self._lock:
-            values = {"worker": self._worker, "time": time.time(), "seconds": self._seconds, "items": self._items}
-            return json.dumps(values)
+            return json.dumps(
+                {
+                    "worker": self._worker,
+                    "since": self._since,
+                    "time": time.time(),
+                    "seconds": self._seconds,
+                    "items": self._items,
+                }
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +52,14 @@ class Reading:
 
     Attributes:
         worker: its process.
-        time: Unix time in seconds.
+        since: when it was made, Unix time in seconds.
+        time: of the reading, Unix time in seconds.
         seconds: busy in each step, since it started.
         items: of each stage.
     """
 
     worker: str
+    since: float
     time: float
     seconds: dict[Step, float]
     items: dict[str, float]
@@ -58,7 +68,7 @@ class Reading:
     def parse(cls, text: str) -> Reading:
         values = json.loads(text)
         seconds = {_step(name): spent for name, spent in values["seconds"].items()}
-        return cls(values["worker"], values["time"], seconds, values["items"])
+        return cls(values["worker"], values["since"], values["time"], seconds, values["items"])
 
 
 def _step(name: str) -> Step:

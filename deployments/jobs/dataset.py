@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
-from deployments.jobs.load import load
 from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask, read_datasource
 from ray.data.block import BlockMetadata
 from ray.util.annotations import RayDeprecationWarning
 
 from deployments.jobs.halves import DetectorWorker, SegmenterWorker
-from deployments.jobs.plan import Plan, Pools
+from deployments.jobs.load import load
+from deployments.jobs.plan import Plan, Pool, Pools
+from deployments.stage_settings import Replicas
 
 LOAD_CPUS = 0.1  # what Ray sets aside for a read task, which mostly waits
 _LOAD_ROWS = 256  # of one read task: a million images are 4,000 tasks
@@ -67,7 +69,30 @@ def _blocks(work: pa.Table, plan: Plan, block_rows: int) -> Iterable[pa.Table]:
             yield pa.Table.from_batches([batch])
 
 
-def stream(work: pa.Table, plan: Plan, pools: Pools, *, block_rows: int = 32) -> Iterator[pa.Table]:
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One pool of workers.
+
+    Attributes:
+        worker: made with the plan; called with a block, gives a block of as many rows.
+        places: what a worker needs, together.
+    """
+
+    worker: type
+    pool: Pool
+    places: Sequence[Replicas]
+
+
+def steps(plan: Plan, pools: Pools) -> list[Step]:
+    """The detector, then the segmenter, whose two models share a process: an embedding never leaves it."""
+    segmenter = plan.segmenter
+    return [
+        Step(DetectorWorker, pools.detector, [plan.detector.deployment]),
+        Step(SegmenterWorker, pools.segmenter, [segmenter.image_encoder, segmenter.mask_decoder]),
+    ]
+
+
+def stream(work: pa.Table, plan: Plan, through: Sequence[Step], *, block_rows: int = 32) -> Iterator[pa.Table]:
     """Finished rows, of `deployments.jobs.halves.DONE`, in any order and a block at a time.
 
     A block whose workers die is tried anew; what kills them every time is left out.
@@ -75,39 +100,34 @@ def stream(work: pa.Table, plan: Plan, pools: Pools, *, block_rows: int = 32) ->
     Raises:
         Exception: Ray's own, if workers do not start.
     """
-    found = read_datasource(WorkSource(work, plan, block_rows), num_cpus=LOAD_CPUS)
+    rows = read_datasource(WorkSource(work, plan, block_rows), num_cpus=LOAD_CPUS)
     with warnings.catch_warnings():
         # Of `ray_remote_args_fn`; there is no other way yet to say how often a task of a pool is tried.
         warnings.filterwarnings("ignore", category=RayDeprecationWarning)
-        found = _through_pools(found, plan, pools, block_rows)
-    yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for step in through:
+            rows = _through(rows, step, plan, block_rows)
+    yield from rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
-def _through_pools(found: Dataset, plan: Plan, pools: Pools, block_rows: int) -> Dataset:
-    segmenter = plan.segmenter
-    for worker, pool, places in (
-        (DetectorWorker, pools.detector, [plan.detector.deployment]),
-        (SegmenterWorker, pools.segmenter, [segmenter.image_encoder, segmenter.mask_decoder]),
-    ):
-        found = found.map_batches(
-            worker,
-            fn_constructor_args=(plan,),
-            batch_size=block_rows,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            compute=ActorPoolStrategy(
-                min_size=pool.least,
-                max_size=pool.most,
-                max_tasks_in_flight_per_actor=4,
-                max_concurrent_calls_per_actor=2,  # the next block's images are decoded beside this one's passes
-                enable_true_multi_threading=True,
-            ),
-            num_cpus=round(sum(one.num_cpus for one in places), 4),
-            num_gpus=round(sum(one.num_gpus for one in places), 4),
-            udf_modifying_row_count=False,
-            ray_remote_args_fn=_tries,
-        )
-    return found
+def _through(rows: Dataset, step: Step, plan: Plan, block_rows: int) -> Dataset:
+    return rows.map_batches(
+        step.worker,
+        fn_constructor_args=(plan,),
+        batch_size=block_rows,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(
+            min_size=step.pool.least,
+            max_size=step.pool.most,
+            max_tasks_in_flight_per_actor=4,
+            max_concurrent_calls_per_actor=2,  # the next block's images are decoded beside this one's passes
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=round(sum(one.num_cpus for one in step.places), 4),
+        num_gpus=round(sum(one.num_gpus for one in step.places), 4),
+        udf_modifying_row_count=False,
+        ray_remote_args_fn=_tries,
+    )
 
 
 def _tries() -> dict[str, int]:

@@ -58,18 +58,23 @@ class _Half:
     detect_ms: float
 
 
-class _Worker:
+class Worker:
     """Rows side by side on an event loop of its own, which blocks share."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._meter = BusyMeter()
-        metrics.send_to(self._meter)
+        self.plan = plan
+        self.stages = self.load(plan)
+        self.meter = BusyMeter()  # from here on: the models are warm
+        metrics.send_to(self.meter)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="rows", daemon=True).start()
         self._places = asyncio.Semaphore(_AT_ONCE)
 
-    def _each(self, rows: pa.Table, work: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> list[Any]:
+    def load(self, plan: Plan) -> LocalStages:
+        """The stages that this kind of worker has."""
+        raise NotImplementedError
+
+    def each(self, rows: pa.Table, work: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> list[Any]:
         async def one(number: int) -> dict[str, Any]:
             async with self._places:
                 row: dict[str, Any] = rows.slice(number, 1).to_pylist()[0]  # an image's bytes only when it is its turn
@@ -81,18 +86,16 @@ class _Worker:
         return asyncio.run_coroutine_threadsafe(every(), self._loop).result()
 
 
-class DetectorWorker(_Worker):
+class DetectorWorker(Worker):
     """Blocks of loaded rows -> blocks of `FOUND`."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
-        detector = DetectorDeployment(plan.detector.bundle, plan.detector.deployment)
-        self._stages = LocalStages(detector, None, None)
+    def load(self, plan: Plan) -> LocalStages:
+        return LocalStages(DetectorDeployment(plan.detector.bundle, plan.detector.deployment), None, None)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        found = self._each(rows, self._find)
+        found = self.each(rows, self._find)
         if found:
-            found[0]["detector_reading"] = self._meter.reading()
+            found[0]["detector_reading"] = self.meter.reading()
         return pa.Table.from_pylist(found, FOUND)
 
     async def _find(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -100,34 +103,32 @@ class DetectorWorker(_Worker):
             return {**row, "image": None}
         image, deadline = row["image"], time.time() + _YEAR_S
         try:
-            asked = self._plan.asked(row["prompt"])
-            size = read_size(image, self._plan.limits)
-            tiling = plan_tiles(size, self._plan.tile, self._plan.short_side, asked.request)
-            with Calls(self._stages, image, image, None, deadline) as calls:
+            asked = self.plan.asked(row["prompt"])
+            size = read_size(image, self.plan.limits)
+            tiling = plan_tiles(size, self.plan.tile, self.plan.short_side, asked.request)
+            with Calls(self.stages, image, image, None, deadline) as calls:
                 found = await find(calls, tiling, asked.request, asked.selection)
                 half = _Half(found, calls.timings.milliseconds("detect")["detect"])
         except StageError as error:
             return {**row, "image": None, "code": error.code, "message": _said(error)}
-        wanted = self._plan.decode is not None and len(found) > 0
+        wanted = self.plan.decode is not None and len(found) > 0
         return {**row, "image": image if wanted else None, "found": pickle.dumps(half)}
 
 
-class SegmenterWorker(_Worker):
+class SegmenterWorker(Worker):
     """Blocks of `FOUND` -> blocks of `DONE`. Rows without a box pass through."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
-        self._stages = LocalStages(None, None, None)
-        if plan.decode is not None:
-            bundle = plan.segmenter.bundle
-            encoder = ImageEncoderDeployment(bundle, plan.segmenter.image_encoder)
-            decoder = MaskDecoderDeployment(bundle, plan.segmenter.mask_decoder)
-            self._stages = LocalStages(None, encoder, decoder)
+    def load(self, plan: Plan) -> LocalStages:
+        if plan.decode is None:
+            return LocalStages(None, None, None)
+        bundle = plan.segmenter.bundle
+        encoder = ImageEncoderDeployment(bundle, plan.segmenter.image_encoder)
+        return LocalStages(None, encoder, MaskDecoderDeployment(bundle, plan.segmenter.mask_decoder))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        done = self._each(rows, self._mask)
+        done = self.each(rows, self._mask)
         if done:
-            done[0]["segmenter_reading"] = self._meter.reading()
+            done[0]["segmenter_reading"] = self.meter.reading()
         return pa.Table.from_pylist(done, DONE)
 
     async def _mask(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -138,16 +139,16 @@ class SegmenterWorker(_Worker):
             return error_row(*named, row["code"], row["message"], timings_ms) | kept
         half: _Half = pickle.loads(row["found"])  # written by the other kind of worker, a moment ago
         timings_ms["detect"] = half.detect_ms
-        asked = self._plan.asked(row["prompt"])
+        asked = self.plan.asked(row["prompt"])
         deadline = time.time() + _YEAR_S
         try:
-            with Calls(self._stages, row["image"], row["image"], None, deadline) as calls:
-                boxes, removed, masks = await mask(calls, half.found, asked.selection, self._plan.decode, deadline)
+            with Calls(self.stages, row["image"], row["image"], None, deadline) as calls:
+                boxes, removed, masks = await mask(calls, half.found, asked.selection, self.plan.decode, deadline)
                 timings_ms |= calls.timings.milliseconds("encode", "masks")
         except StageError as error:
             return error_row(*named, error.code, _said(error), timings_ms) | kept
         timings_ms["total"] = sum(spent for name, spent in timings_ms.items() if name != "total")
-        result = assemble(asked.request, boxes, removed, masks, model=self._plan.model, timings_ms={})
+        result = assemble(asked.request, boxes, removed, masks, model=self.plan.model, timings_ms={})
         return result_row(*named, result, timings_ms) | kept
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deployments.jobs.inputs import find_work
-from deployments.jobs.storage import StorageOptions, place
 
+from deployments.jobs.inputs import find_work
 from deployments.jobs.output import Output
 from deployments.jobs.plan import Plan, Pool, Pools
 from deployments.jobs.rows import error_row
+from deployments.jobs.storage import StorageOptions, place
 from deployments.jobs.tally import Progress, Tally
 from deployments.launch import OBJECT_STORE_BYTES
 from deployments.settings import Settings, resolve
@@ -100,7 +100,7 @@ def run_batch(
         tell = on_progress or (lambda progress: None)
         tell(tally.progress())
         if len(left):
-            with _ray(ray_address):
+            with connected(ray_address):
                 _run(left, plan, pools, _Sink(output, tally, tell, commit_every_s))
         output.close(complete=True)
     tell(tally.progress())
@@ -141,11 +141,11 @@ class _Sink:
 def _run(left: pa.Table, plan: Plan, pools: Pools, sink: _Sink) -> None:
     """Rows for all of `left`. What kills its workers is tried once more, image by image, so that it takes no others
     along; what does so even then gets a row that says it."""
-    from deployments.jobs.dataset import stream
+    from deployments.jobs.dataset import steps, stream
     from deployments.jobs.halves import DONE
 
     for block_rows in (BLOCK_ROWS, 1):
-        _take(stream(left, plan, pools, block_rows=block_rows), sink)
+        _take(stream(left, plan, steps(plan, pools), block_rows=block_rows), sink)
         before, left = len(left), _missing(left, sink.output.done)
         if not len(left):
             return
@@ -201,7 +201,7 @@ def _last_message(rows: pa.Table) -> str:
 
 
 @contextmanager
-def _ray(address: str | None) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[None]:
     """A Ray to work on: the one that this process is connected to, or that of the address, or one of its own."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray

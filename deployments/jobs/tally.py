@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deployments.jobs.busy import Reading, Step
+from deployments.jobs.busy import Reading
 
 RATE_S = 60.0  # over which the present rate is taken
 
@@ -25,7 +25,7 @@ class StageTimes:
 
     Attributes:
         replicas: that have answered so far.
-        busy: share of the time that their models computed, 0 to 1, since their first answers.
+        busy: share of the time that their models computed, 0 to 1, since they were warm.
         items: that went through it.
         seconds: by step: `prepare` and `finish` in CPU threads, `forward` in the model.
     """
@@ -96,7 +96,6 @@ class Tally:
     errors: Counter[str] = field(default_factory=Counter)
     _begin: float = field(init=False)
     _recent: deque[tuple[float, int]] = field(init=False)
-    _first: dict[tuple[str, str], Reading] = field(default_factory=dict)
     _last: dict[tuple[str, str], Reading] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,9 +115,12 @@ class Tally:
         for kind in ("detector", "segmenter"):
             for text in rows[f"{kind}_reading"].drop_null().to_pylist():
                 reading = Reading.parse(text)
-                self._first.setdefault((kind, reading.worker), reading)
                 last = self._last.get((kind, reading.worker), reading)
                 self._last[kind, reading.worker] = max(last, reading, key=lambda one: one.time)
+
+    def began(self) -> float:
+        """When the first model was warm, Unix time in seconds. Raises ValueError before a row is there."""
+        return min(one.since for one in self._last.values())
 
     def progress(self) -> Progress:
         """As of now."""
@@ -139,20 +141,19 @@ class Tally:
         )
 
     def _stages(self) -> dict[str, StageTimes]:
-        found: dict[str, list[tuple[Reading, Reading]]] = {}
-        for (kind, worker), last in self._last.items():
+        found: dict[str, list[Reading]] = {}
+        for (kind, _), last in self._last.items():
             names = ("detector",) if kind == "detector" else ("image_encoder", "mask_decoder")
             for name in names:
-                found.setdefault(name, []).append((self._first[kind, worker], last))
-        return {name: _times(name, pairs) for name, pairs in found.items()}
+                found.setdefault(name, []).append(last)
+        return {name: _times(name, readings) for name, readings in found.items()}
 
 
-def _times(stage: str, workers: list[tuple[Reading, Reading]]) -> StageTimes:
-    model: Step = (stage, _MODEL)
-    spans = sum(last.time - first.time for first, last in workers)
-    busy = sum(last.seconds.get(model, 0.0) - first.seconds.get(model, 0.0) for first, last in workers)
+def _times(stage: str, workers: list[Reading]) -> StageTimes:
+    spans = sum(one.time - one.since for one in workers)
+    busy = sum(one.seconds.get((stage, _MODEL), 0.0) for one in workers)
     seconds: Counter[str] = Counter()
-    for _, last in workers:
-        seconds.update({step: spent for (name, step), spent in last.seconds.items() if name == stage})
-    items = sum(last.items.get(stage, 0) for _, last in workers)
+    for one in workers:
+        seconds.update({step: spent for (name, step), spent in one.seconds.items() if name == stage})
+    items = sum(one.items.get(stage, 0) for one in workers)
     return StageTimes(len(workers), min(1.0, busy / spans) if spans > 0 else 0.0, int(items), dict(seconds))

@@ -1,0 +1,150 @@
+"""What a job survives: its driver killed, a worker killed, a node of the cluster killed. Each image once, none lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.jobs import read_results
+from tests.deployments.jobs.conftest import PROMPT, drawn
+
+pytestmark = pytest.mark.slow
+
+IMAGES = 96  # three blocks
+START_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(IMAGES):
+        drawn(number, 96, 128).save(folder / f"{number:03}.png")
+    return folder
+
+
+@contextmanager
+def job(source: Path, output: Path, address: str, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """`text2mask batch` in a process of its own, which writes what is done at once."""
+    command = [sys.executable, "-m", "deployments.cli", "batch", str(source), PROMPT, "--out", str(output)]
+    options = ("--ray-address", address, "--commit-every", "0.1", "--progress", "json", *options)
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def last_line(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a job says at its end."""
+    assert process.stdout is not None
+    lines = process.stdout.read().splitlines()
+    assert process.wait() == 0
+    told: dict[str, Any] = json.loads(lines[-1])
+    return told
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    """The condition's first value that counts as true."""
+    end = time.monotonic() + START_S
+    while not (value := condition()):
+        assert process.poll() is None, "the job ended before"
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return value
+
+
+def committed(output: Path) -> int:
+    with suppress(FileNotFoundError):
+        return int(json.loads((output / "_manifest.json").read_text())["images"])
+    return 0
+
+
+def workers(kind: str) -> list[int]:
+    """The processes of one pool."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if kind.encode() in path.read_bytes() and path.read_bytes().startswith(b"ray::"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def assert_each_once(output: Path) -> None:
+    names = [row.path.rpartition("/")[2] for row in read_results(output)]
+    assert sorted(names) == [f"{number:03}.png" for number in range(IMAGES)]
+    assert all(row.error is None for row in read_results(output))
+
+
+def test_a_killed_driver_leaves_nothing_undone_and_nothing_twice(many: Path, tmp_path: Path, ray_address: str) -> None:
+    output = tmp_path / "labels"
+    with job(many, output, ray_address) as process:
+        until(lambda: committed(output), process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = committed(output)
+    assert 0 < before < IMAGES
+    with job(many, output, ray_address) as process:
+        # Also one of its workers is killed meanwhile.
+        os.kill(until(lambda: workers("DetectorWorker"), process)[0], signal.SIGKILL)
+        told = last_line(process)
+    assert (told["earlier"], told["done"]) == (before, IMAGES - before)
+    assert_each_once(output)
+
+
+def test_a_node_that_dies_takes_no_image_along(many: Path, tmp_path: Path, ray_address: str) -> None:
+    output = tmp_path / "labels"
+    replicas = ("--detector-replicas", "2", "--segmenter-replicas", "2")  # Ray spreads them over the nodes
+    with second_node(ray_address) as raylet, job(many, output, ray_address, *replicas) as process:
+        until(lambda: committed(output), process)
+        assert [pid for pid in workers("MapWorker") if raylet in ancestors(pid)], "nothing of the job is on that node"
+        os.kill(raylet, signal.SIGKILL)
+        told = last_line(process)
+    assert (told["done"], told["errors"]) == (IMAGES, {})
+    assert_each_once(output)
+
+
+@contextmanager
+def second_node(address: str) -> Iterator[int]:
+    """Another raylet of the same Ray, as on another machine; its process."""
+    import ray
+
+    before = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--address", address, "--num-cpus", "2", "--block"]
+    with subprocess.Popen(
+        [*command, "--object-store-memory", "100000000"], stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            until(lambda: {node["NodeID"] for node in ray.nodes() if node["Alive"]} - before, process)  # type: ignore[arg-type]
+            (raylet,) = [pid for pid in named("raylet") if process.pid in ancestors(pid)]
+            yield raylet
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def named(name: str) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with suppress(OSError):
+            if path.read_text().strip() == name:
+                found.append(int(path.parent.name))
+    return found
+
+
+def ancestors(pid: int) -> set[int]:
+    found: set[int] = set()
+    with suppress(OSError):
+        while pid > 1:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            found.add(pid)
+    return found
