@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from deployments.jobs.clients import connect
 from deployments.jobs.storage_options import NOT_ADDRESSABLE, NOT_ALLOWED, StorageError, StorageOptions, too_large
-from deployments.jobs.store_errors import storage_errors
+from deployments.jobs.store_errors import LostAnswerError, storage_errors
 
 if TYPE_CHECKING:
     import pyarrow
     from pyarrow import fs
 
+_LONGEST_WAIT_S = 20.0
 _FIRST_CONTACT = {"attempts": 2, "timeout_s": 5.0}  # at most: a wrong address is told before anybody walks away
 
 
@@ -31,6 +34,17 @@ class ObjectStore:
         self._options = options
 
     def read(self, key: str, max_bytes: int | None) -> bytes:
+        attempt = 1
+        while True:
+            try:
+                return self._read(key, max_bytes)
+            except LostAnswerError:
+                if attempt == self._options.attempts:
+                    raise
+            time.sleep(random.uniform(0, min(2 ** (attempt - 1), _LONGEST_WAIT_S)))  # as the SDK does
+            attempt += 1
+
+    def _read(self, key: str, max_bytes: int | None) -> bytes:
         with self.open_input(key) as file, storage_errors():
             if max_bytes is not None and file.size() > max_bytes:
                 raise too_large(max_bytes)

@@ -50,7 +50,7 @@ NOT_FOUND = "there is no such file or object"
 FORBIDDEN = "these credentials, or this user, may not read it"
 UNAVAILABLE = "the store could not be reached, or was too busy, after all attempts"
 CREDENTIALS = "the store does not take these credentials: they are wrong or expired, or their token cannot be had"
-NOT_ALLOWED = "the store lets nobody in here with these credentials, or none were found (environment, profile, role of the machine)"
+NOT_ALLOWED = "these credentials may not list or read here, or none were found (environment, profile, machine's role)"
 NOT_ADDRESSABLE = (
     "the store's client cannot ask for a key with an empty part (//), a part . or .., or a / at its end; copy the "
     "object to another key"

@@ -39,6 +39,14 @@ _CODES = (
 )
 
 
+class LostAnswerError(StorageError):
+    """The store's refusal was longer than the object that was asked for.
+
+    The SDK gives pyarrow's buffer of the object's size to every answer, cannot keep this one, and so never learns that
+    it was to try again.
+    """
+
+
 @contextmanager
 def storage_errors(damaged: StorageError | None = None) -> Iterator[None]:
     """What pyarrow raises, as StorageError. For whoever reads a file that `Place.open_input` gave, too.
@@ -63,6 +71,8 @@ def _understood(text: str) -> StorageError | None:
     """The SDKs tell apart what happened by words of their messages alone. None: these are not the words of any."""
     if "OAuth2 access token" in text or "GetToken" in text or "ExpiredToken" in text:
         return StorageError("storage_credentials", CREDENTIALS)
+    if "Failed to flush response stream" in text:
+        return LostAnswerError("storage_unavailable", UNAVAILABLE)
     found = _AWS.search(text) or _STATUS.search(text) or _AZURE.search(text)
     if found is None:
         return None

@@ -52,14 +52,18 @@ class Bucket:
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """Where moto's server listens."""
-    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+    """Where moto's S3 listens: as its own server has it, without the one that tells AWS's services apart."""
+    from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    yield f"http://127.0.0.1:{server.get_host_and_port()[1]}"
-    server.stop()
+    server = make_server("127.0.0.1", 0, create_backend_app("s3"), threaded=True, request_handler=MotoRequestHandler)
+    serving = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    serving.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    serving.join()
+    server.server_close()
 
 
 @pytest.fixture
@@ -85,21 +89,20 @@ def bucket(s3_endpoint: str, s3_environment: None) -> Bucket:
 
 
 @contextmanager
-def checked_credentials(policy: list[dict[str, Any]], endpoint: str) -> Iterator[dict[str, str]]:
+def checked_credentials(policy: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
     """While it lasts, moto checks signatures and rights. Gives the environment of the one user, with this policy."""
-    import boto3
     import moto.settings
+    from moto.iam.models import iam_backends
 
-    iam = boto3.client("iam", endpoint_url=endpoint, region_name="us-east-1")
+    iam = iam_backends[ACCOUNT]["aws"]
     name = f"user-{next(_names)}"
-    iam.create_user(UserName=name)
-    document = json.dumps({"Version": "2012-10-17", "Statement": policy})
-    iam.put_user_policy(UserName=name, PolicyName="rights", PolicyDocument=document)
-    key = iam.create_access_key(UserName=name)["AccessKey"]
+    iam.create_user("us-east-1", name)
+    iam.put_user_policy(name, "rights", json.dumps({"Version": "2012-10-17", "Statement": policy}))
+    key = iam.create_access_key(name)
     before = moto.settings.INITIAL_NO_AUTH_ACTION_COUNT
     moto.settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
     try:
-        yield {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+        yield {"AWS_ACCESS_KEY_ID": key.access_key_id, "AWS_SECRET_ACCESS_KEY": key.secret_access_key}
     finally:
         moto.settings.INITIAL_NO_AUTH_ACTION_COUNT = before
 

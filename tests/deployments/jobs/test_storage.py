@@ -125,7 +125,7 @@ def test_wrong_credentials_are_told_at_once(bucket: Bucket, monkeypatch: pytest.
         {"Effect": "Deny", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket.name}/shut.jpg"},
     ]
     folder = place(bucket.uri, bucket.options())
-    with checked_credentials(rights, bucket.endpoint) as user:
+    with checked_credentials(rights) as user:
         with refused("storage_credentials", within_s=5):
             folder.check()
         with refused("storage_credentials", within_s=5):
@@ -144,7 +144,7 @@ def test_wrong_credentials_are_told_at_once(bucket: Bucket, monkeypatch: pytest.
 def test_who_may_read_one_object_alone_may_read_it(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket.put("list.parquet", b"data")
     rights = [{"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket.name}/list.parquet"}]
-    with checked_credentials(rights, bucket.endpoint) as user:
+    with checked_credentials(rights) as user:
         for name, value in user.items():
             monkeypatch.setenv(name, value)
         here = place(f"{bucket.uri}/list.parquet", bucket.options())
@@ -166,7 +166,7 @@ def test_profiles_and_the_environment_name_credentials_and_endpoints(
     assert here.read() == b"data"
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
-    with checked_credentials([{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}], bucket.endpoint) as user:
+    with checked_credentials([{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]) as user:
         secrets = "\n".join(f"{name.lower()} = {value}" for name, value in user.items())
         (tmp_path / "credentials").write_text(f"[labels]\n{secrets}\n")
         (tmp_path / "config").write_text(f"[profile labels]\nendpoint_url = {bucket.endpoint}\nregion = us-east-1\n")
