@@ -176,7 +176,7 @@ class Output:
         self, new: list[Part] | None = None, old: set[str] | None = None, *, ends: bool = False, complete: bool = False
     ) -> None:
         now = self._clock()
-        stored = read_manifest(self._place)  # not self.manifest: a write that seemed to fail may have been done
+        stored = read_manifest(self._place)  # not self.manifest: another run may have taken over
         if stored is None or stored.run is None or stored.run.id != self._run.id:
             raise OutputError(f"{self._place.uri} is not this run's any more: another run took it over, or deleted it")
         swept = sweep(self._place, swapped(stored, new or [], old or set(), now), now)

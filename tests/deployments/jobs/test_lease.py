@@ -48,13 +48,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def gone() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that has ended and waits for its parent to notice."""
-    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.read()
+def unreaped() -> Iterator[dict[str, Any]]:
+    """A process that has ended, of which its parent took no notice yet."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        run = {"pid": process.pid, "started": lease.started(process.pid)}
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        yield process
+        yield run
 
 
 def strays(folder: Path) -> bool:
@@ -83,7 +85,7 @@ def test_nor_one_of_this_process(folder: Path) -> None:
 @pytest.mark.parametrize(
     "run",
     [
-        {"pid": os.getpid()},  # the number of the process in a container that was started again
+        {"pid": os.getpid(), "started": None},  # the number of the process in a container that was started again
         {"started": "1"},
         {"pid": 2**22 + 1, "started": None},
     ],
@@ -96,8 +98,8 @@ def test_a_process_that_is_gone_is_followed_at_once(run: dict[str, Any], folder:
         assert not strays(folder)
 
 
-def test_so_is_one_that_nobody_reaped(gone: subprocess.Popen[bytes], folder: Path) -> None:
-    held_by(folder, pid=gone.pid, heartbeat=NOW)
+def test_so_is_one_that_nobody_reaped(unreaped: dict[str, Any], folder: Path) -> None:
+    held_by(folder, **unreaped, heartbeat=NOW)
     opened(folder).close(complete=True)
 
 
@@ -127,6 +129,17 @@ def test_who_was_taken_over_changes_nothing(folder: Path) -> None:
         assert manifest(folder) == before
         second.add(goods("b"))
     assert sorted(row["id"] for row in listed(folder)) == ["a", "b", "c"]
+
+
+def test_what_stopped_the_job_is_told_rather(folder: Path) -> None:
+    def job() -> None:
+        with opened(folder) as first:
+            opened(folder, take_over=True).close(complete=False)
+            first.add(goods("b"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        job()
 
 
 def test_a_heart_beats_and_writes_what_was_held_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
