@@ -35,7 +35,7 @@ def test_version() -> None:
     assert [line.partition(" ")[0] for line in others] == ["torch", "ray"]
 
 
-@pytest.mark.parametrize("command", ["predict", "serve", "keys", "models", "download"])
+@pytest.mark.parametrize("command", ["predict", "eval", "serve", "keys", "models", "download"])
 def test_every_command_explains_itself(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
