@@ -79,7 +79,7 @@ class Place:
     def files(self) -> Iterator[Entry]:
         """All files below this folder, sorted by path; none if there is no such folder.
 
-        All are listed before the first comes: for a million objects about a gigabyte for that while.
+        All are listed before the first comes: for that while a bucket of a million objects takes some 700 MB.
         """
         store, name = self._found()
         before = self.uri[: len(self.uri) - len(name)] if name else f"{self.uri}/"
