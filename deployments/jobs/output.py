@@ -40,7 +40,7 @@ class Output:
     may be called from any thread.
 
     Attributes:
-        done: ids that need no work. Of a million rows some 130 MB.
+        done: ids that need no work. Of a million rows some 150 MB.
         manifest: as last written.
     """
 

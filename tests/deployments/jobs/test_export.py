@@ -6,6 +6,7 @@ import json
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from deployments.cli import app
 from deployments.jobs.export import Exported, export_results
 from deployments.jobs.inputs import find_work
 from deployments.jobs.output import Output, OutputError
+from deployments.jobs.results import read_results
 from deployments.jobs.rows import RESULTS, error_row, result_row
 from deployments.jobs.storage import StorageOptions, place
 from pipeline.result import Result
 from tests.deployments.jobs.made import SETTINGS
+from tests.deployments.jobs.s3 import Bucket
 from tests.pipeline.formats.scene import CLASSES, HEIGHT, WIDTH, boxes_only, masks, nothing_found, result
 
 pytestmark = [
@@ -222,6 +225,35 @@ def test_what_cannot_be_meant(job: Callable[[Rows], Path], tmp_path: Path) -> No
     for forms in ([], ["cocoa"]):
         with pytest.raises(ValueError, match="forms must be some of coco, jsonl, masks, overlay"):
             export_results(output, tmp_path / "out", forms)  # type: ignore[arg-type]
+
+
+def test_over_the_wire(bucket: Bucket, tmp_path: Path) -> None:
+    """Images, output and target in a bucket."""
+    file = BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(file, "PNG")
+    for key in ("photos/a b/x%20.png", "photos/ü.png"):
+        bucket.put(key, file.getvalue())
+    options, output = bucket.options(), f"{bucket.uri}/labels"
+    work = find_work(f"{bucket.uri}/photos", "x", options).to_pylist()
+    with Output.open(place(output, options), SETTINGS) as writer:
+        for row in work:
+            row = result_row(row["id"], row["path"], row["prompt"], result(), {})
+            writer.add(pa.Table.from_pylist([row], RESULTS))
+    assert [row.result for row in read_results(output, options)] == [result()] * 2
+    done = export_results(output, f"{bucket.uri}/made", ["coco", "masks", "overlay"], options=options)
+    assert (done.root, done.masks, done.overlays, done.not_drawn) == (f"{bucket.uri}/photos", 8, 2, {})
+    listed = bucket.client().list_objects_v2(Bucket=bucket.name, Prefix="made/")["Contents"]
+    names = ["a b/x%20.png", "ü.png"]
+    assert {one["Key"] for one in listed} == {
+        "made/instances.json",
+        *(f"made/{name}.overlay.png" for name in names),
+        *(f"made/{name}.masks/{mask}" for name in names for mask in NAMES),
+    }
+    bucket.client().download_file(bucket.name, "made/instances.json", str(tmp_path / "instances.json"))
+    coco = opened(tmp_path)
+    assert [one["file_name"] for one in coco.loadImgs([1, 2])] == names
+    for annotation, mask in zip(coco.loadAnns(coco.getAnnIds(imgIds=2)), masks(), strict=True):
+        np.testing.assert_array_equal(coco.annToMask(annotation), mask)
 
 
 def test_the_command(photos: Path, job: Callable[[Rows], Path], tmp_path: Path) -> None:
