@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.cli.complaints import aside, say
+
 if TYPE_CHECKING:
     from deployments.jobs.tally import Progress, StageTimes
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from deployments.jobs.storage import StorageOptions
-
 from deployments.catalogue import OfferedDetector, OfferedSegmenter, catalogue
 from deployments.fetch_settings import FetchSettings
+from deployments.jobs.storage import StorageOptions
 from deployments.settings import Settings, SettingsError
 from pipeline.image import ImageLimits
 from pipeline.prompt import Prompt

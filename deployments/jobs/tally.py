@@ -146,7 +146,8 @@ class Tally:
             names = ("detector",) if kind == "detector" else ("image_encoder", "mask_decoder")
             for name in names:
                 found.setdefault(name, []).append(last)
-        return {name: _times(name, readings) for name, readings in found.items()}
+        times = {name: _times(name, readings) for name, readings in found.items()}
+        return {name: one for name, one in times.items() if one.seconds}  # what had nothing to do is none
 
 
 def _times(stage: str, workers: list[Reading]) -> StageTimes:

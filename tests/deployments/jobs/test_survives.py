@@ -36,7 +36,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job(source: Path, output: Path, address: str, *options: str) -> Iterator[subprocess.Popen[str]]:
     """`text2mask batch` in a process of its own, which writes what is done at once."""
     command = [sys.executable, "-m", "deployments.cli", "batch", str(source), PROMPT, "--out", str(output)]
-    options = ("--ray-address", address, "--commit-every", "0.1", "--progress", "json", *options)
+    # Boxes alone: half of the models to load.
+    options = ("--ray-address", address, "--masks", "none", "--commit-every", "0.1", "--progress", "json", *options)
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
