@@ -108,7 +108,13 @@ def test_a_service_stands_in_for_the_models(bare: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "extra"), [(["predict", "a.png", "car"], "local"), (["serve"], "local,serve")], ids=["predict", "serve"]
+    ("command", "extra"),
+    [
+        (["predict", "a.png", "car"], "local"),
+        (["serve"], "local,serve"),
+        (["eval", "--annotations", "a.png", "--images", "."], "local,serve,jobs"),
+    ],
+    ids=["predict", "serve", "eval"],
 )
 def test_what_needs_an_extra_names_it(bare: Path, tmp_path: Path, command: list[str], extra: str) -> None:
     (tmp_path / "a.png").write_bytes(PICTURE)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.data.draw import PLACE as DRAWN
 from tests.deployments.cli.conftest import Run
+from tests.deployments.jobs.s3 import Bucket, bucket, s3_endpoint, s3_environment  # noqa: F401  # fixtures
 
 pytest.importorskip("faster_coco_eval")
 
@@ -113,6 +114,16 @@ def test_an_image_without_an_answer_is_told_and_lowers_the_figures(run: Run, few
     assert "which lowers every figure" in " ".join(told["shown"].split())
     for name in names[:3]:
         assert f"text2mask: {name}: " in told["said"]
+
+
+def test_annotations_and_images_may_lie_in_a_bucket(run: Run, few: Path, bucket: Bucket) -> None:  # noqa: F811
+    here = evaluated(run, few, "--mode", "served", "--boxes-only")
+    for path in (path for path in few.rglob("*") if path.is_file()):
+        bucket.put(f"a set/{path.relative_to(few)}", path.read_bytes())
+    place = f"{bucket.uri}/a set"
+    words = ["--mode", "served", "--boxes-only", "--endpoint-url", bucket.endpoint]
+    there = evaluated(run, few, *words, "--annotations", f"{place}/truth.json", "--images", place)
+    assert {name: there[name] for name in ("box", "classes")} == {name: here[name] for name in ("box", "classes")}
 
 
 def test_without_any_answer_there_is_nothing_to_measure(run: Run, few: Path) -> None:
