@@ -16,6 +16,7 @@ from deployments.jobs.export_files import Dataset, Lines
 from deployments.jobs.export_names import survey
 from deployments.jobs.export_pictures import Images, write_masks, write_overlay
 from deployments.jobs.manifest import Manifest, OutputError
+from deployments.jobs.opening import refuse_file
 from deployments.jobs.results import manifest_of, rows_of
 from deployments.jobs.rows import Row
 from deployments.jobs.storage import Place, StorageOptions, place
@@ -198,6 +199,7 @@ def _limits(manifest: Manifest) -> ImageLimits:
 
 
 def _check(source: Place, goal: Place, overwrite: bool) -> None:
+    refuse_file(goal)
     if f"{goal.uri}/".startswith(f"{source.uri}/"):
         raise OutputError(f"{goal.uri} lies in the output itself; take another target")
     if not overwrite and next(goal.files(), None) is not None:

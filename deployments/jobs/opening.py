@@ -33,6 +33,7 @@ def take(
     wanted = json.loads(json.dumps(dict(settings)))
     before = read_manifest(place)
     if before is None:
+        refuse_file(place)
         _refuse_foreign(place)
         before = Manifest(wanted["model"], wanted)
     if before.run is not None and not take_over:
@@ -81,6 +82,12 @@ def delete(place: Place, name: str) -> bool:
         place.child(name).delete()
         return True
     return False
+
+
+def refuse_file(place: Place) -> None:
+    """Raises OutputError where a folder was to be named, and a file was."""
+    if place.is_local and Path(place.uri).is_file():
+        raise OutputError(f"{place.uri} is a file; name a folder, there or not")
 
 
 def _refuse_foreign(place: Place) -> None:

@@ -220,6 +220,8 @@ def test_what_cannot_be_meant(job: Callable[[Rows], Path], tmp_path: Path) -> No
     output = job([])
     with pytest.raises(OutputError, match="in the output itself"):
         export_results(output, output / "coco", ["coco"])
+    with pytest.raises(OutputError, match="is a file"):
+        export_results(output, output / "_manifest.json", ["coco"])
     with pytest.raises(OutputError, match="no output of a job"):
         export_results(tmp_path / "photos", tmp_path / "out", ["coco"])
     for forms in ([], ["cocoa"]):

@@ -163,6 +163,8 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
     for overwrite in (False, True):
         with pytest.raises(OutputError, match=r"has files in it and no _manifest.json"):
             Output.open(place(tmp_path), SETTINGS, overwrite=overwrite)
+    with pytest.raises(OutputError, match="is a file"):
+        Output.open(place(tmp_path / "thesis.doc"), SETTINGS)
     assert on_disk(tmp_path) == {".DS_Store", "thesis.doc"}
 
 
