@@ -119,10 +119,12 @@ def place(uri: str | os.PathLike[str], options: StorageOptions = _DEFAULTS) -> P
     """The place that a person names.
 
     Raises:
-        StorageError: `storage_not_understood`, for an unknown scheme, or no bucket.
+        StorageError: `storage_not_understood`, for an unknown scheme, no bucket or nothing.
     """
     text = os.fspath(uri)
     match = _SCHEME.fullmatch(text)
+    if not text:
+        raise StorageError("storage_not_understood", "which folder, file or bucket?")
     if match is None:
         return Place(_absolute(text), options)
     scheme, rest = match[1].lower(), match[2]

@@ -212,7 +212,7 @@ def test_uris(text: str, uri: str) -> None:
     assert here.child("b/c d").uri == f"{uri}/b/c d"
 
 
-@pytest.mark.parametrize("text", ["http://host/a.jpg", "ftp://host/a", "s3://", "s3:///key", "gs://"])
+@pytest.mark.parametrize("text", ["http://host/a.jpg", "ftp://host/a", "s3://", "s3:///key", "gs://", ""])
 def test_what_is_no_place(text: str) -> None:
     with refused("storage_not_understood"):
         place(text)
