@@ -22,14 +22,14 @@ import pyarrow.compute as pc
 from deployments.jobs import lease
 from deployments.jobs.manifest import Manifest, OutputError, Part, read_manifest, write_manifest
 from deployments.jobs.opening import delete, strays, swapped, sweep, take
-from deployments.jobs.parts import FOLDER, of_rows, read_ids, read_part, without, write_part
+from deployments.jobs.parts import FOLDER, read_ids, write_part
+from deployments.jobs.redoing import Redoing, gathered
 from deployments.jobs.rows import RESULTS
 from deployments.jobs.storage import Place, StorageError
 
 __all__ = ["Output", "OutputError"]
 
 MOST_ROWS, MOST_BYTES, MOST_S = 1_000, 64 * 2**20, 30.0  # held before they are written
-ERRORS_A_PART = 10_000  # as many are written again when one of them is redone
 _READERS = 8  # parts read at a time
 
 
@@ -51,7 +51,7 @@ class Output:
         self._place = place
         self._clock = clock
         self._run = manifest.run
-        self._failed: dict[str, str] = {}  # ids to be redone, and in which part they are
+        self._redoing = Redoing(place)
         self._held: list[pa.Table] = []
         self._since = 0.0  # when the first of those came
         self._pending: pa.Table | None = None  # what a flush that failed was about, which the next begins with
@@ -160,17 +160,10 @@ class Output:
         errors = pc.is_valid(rows["error"])
         new = write_part(self._place, f"{name}.parquet", [rows.filter(pc.invert(errors))])
         new += write_part(self._place, f"{name}-errors.parquet", [rows.filter(errors)])
-        redone: dict[str, set[str]] = {}  # by part
-        for id in rows["id"].to_pylist():
-            if id in self._failed:
-                redone.setdefault(self._failed[id], set()).add(id)
-        moved = {old: f"{name}-left-{number}.parquet" for number, old in enumerate(redone)}
-        for old, ids in redone.items():
-            new += write_part(self._place, moved[old], without(read_part(self._place, old), ids))
-        self._commit(new, {*redone})
-        if redone:
-            gone = set().union(*redone.values())
-            self._failed = {id: moved.get(old, old) for id, old in self._failed.items() if id not in gone}
+        ids = rows["id"].to_pylist()
+        left, names = self._redoing.rewritten(ids, f"{name}-left")
+        self._commit([*new, *left], {*names})
+        self._redoing.forget(ids, names)
 
     def _commit(
         self, new: list[Part] | None = None, old: set[str] | None = None, *, ends: bool = False, complete: bool = False
@@ -193,26 +186,17 @@ class Output:
 
     def _read_done(self, retry_errors: bool) -> None:
         if retry_errors:
-            self._gather()
+            new, old = gathered(self._place, self.manifest, f"{FOLDER}/{self._run.id}-errors")
+            if old:  # the same rows, in one swap
+                self._commit(new, old)
         names = [part.name for part in self.manifest.parts]
         with ThreadPoolExecutor(_READERS, thread_name_prefix="output-ids") as pool:
             found = pool.map(partial(read_ids, self._place), names)
             for part, ids in zip(self.manifest.parts, found, strict=True):
                 if retry_errors and part.errors:
-                    self._failed.update(dict.fromkeys(ids, part.name))
+                    self._redoing.add(ids, part.name)
                 else:
                     self.done.update(ids)
-
-    def _gather(self) -> None:
-        """Many small parts of errors become few, in one swap: the same rows, in files that are redone one by one."""
-        small = [part.name for part in self.manifest.parts if 0 < part.errors < ERRORS_A_PART]
-        if len(small) < 2:
-            return
-        tables = (table for name in small for table in read_part(self._place, name))
-        new: list[Part] = []
-        for number, group in enumerate(of_rows(tables, ERRORS_A_PART)):
-            new += write_part(self._place, f"{FOLDER}/{self._run.id}-errors-{number:06}.parquet", group)
-        self._commit(new, {*small})
 
     def _beat(self) -> None:
         """Says that this run lives; writes what has been held for long while no rows come."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from deployments.jobs import output as writing
+from deployments.jobs import redoing
 from deployments.jobs.output import Output, OutputError
 from deployments.jobs.storage import place
 from tests.deployments.jobs.made import SETTINGS, bad, good, goods, listed, manifest, table
@@ -130,7 +131,7 @@ def test_overwrite_begins_anew_and_readers_have_an_hour(tmp_path: Path) -> None:
 
 
 def test_retry_redoes_errors_and_leaves_the_rest_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "ERRORS_A_PART", 2)
+    monkeypatch.setattr(redoing, "ERRORS_A_PART", 2)
     write(tmp_path, table(good("a"), bad("b")), table(bad("c"), good("d"), bad("e")), table(bad("f")))
     fine = [part for part in manifest(tmp_path)["parts"] if not part["errors"]]
     with Output.open(place(tmp_path), SETTINGS, retry_errors=True) as output:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deployments.jobs import output as writing
+from deployments.jobs import redoing
 from deployments.jobs.output import Output
 from deployments.jobs.storage import StorageError
 from tests.deployments.jobs.disk import Disk, Fault, Killed, on
@@ -30,7 +30,7 @@ TRUTH = {**dict.fromkeys("abcde"), "b": "image_not_found"}  # id and error code
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "ERRORS_A_PART", 2)
+    monkeypatch.setattr(redoing, "ERRORS_A_PART", 2)
 
 
 def run(disk: Disk, batches: list[Any], *, retry_errors: bool, again: bool = False) -> None:
