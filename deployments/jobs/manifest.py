@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from deployments.jobs.storage import Place, StorageError
-
 from pipeline import __version__
 
 NAME = "_manifest.json"
