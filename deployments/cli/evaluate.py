@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from deployments.cli import arguments, work
+from deployments.cli import arguments, eval_options, work
 from deployments.cli import query as options
 from deployments.cli.complaints import FAILED, FailedError, UsageError, readable_errors
 from deployments.cli.outputs import replacing
 from deployments.cli.service import PANEL as RUNS
 from deployments.cli.service import Key, Server
 from deployments.cli.storage import Anonymous, EndpointUrl, Region, StorageTimeout, storage_options
-from pipeline.annotations import Style, Truth
 
 TRUTH, OUT = "What is true", "Figures"
 
@@ -143,10 +141,10 @@ def evaluate(
         arguments.check_sides(server, key=key, concurrency=concurrency, timeout=timeout, device=device)
         if server is not None and precision is not None:
             raise UsageError("--precision is of this process; the service has its own")
-        own = {"box_threshold": box_threshold, "text_threshold": text_threshold, "nms": nms}
-        own = {**own, "nms_threshold": nms_threshold}
-        fields = _fields(mode, own, max_detections)
-        targets = _targets(export, json_file, overwrite)
+        thresholds = {"box_threshold": box_threshold, "text_threshold": text_threshold}
+        own = {**thresholds, "nms": nms, "nms_threshold": nms_threshold}
+        fields = eval_options.query_fields(mode, own, max_detections)
+        targets = eval_options.export_targets(export, json_file, overwrite)
 
         import faster_coco_eval  # noqa: F401  # used at the end only; whether it is there is better known now
 
@@ -159,7 +157,7 @@ def evaluate(
         truth = truth if limit is None else truth.first(limit)
         kinds: list[evaluation.Kind] = ["bbox"] if boxes_only or truth.unmasked else ["bbox", "segm"]
         folder = eval_images.folder_at(images, storage)
-        query = _query(truth, style, {**fields, "multimask": multimask})
+        query = options.read(truth.prompt(style), tile=None, **fields, multimask=multimask)
         pictures, reader = eval_images.pictures_of(truth), eval_images.StoredImages(folder, truth)
         masks = "segm" in kinds
         if server is None:
@@ -184,7 +182,7 @@ def evaluate(
             style,
             gathering.model,
             where,
-            _in_words(mode, query.fields),
+            eval_options.in_words(mode, query.fields),
             {"mode": mode, "style": style, **query.fields},
             gathering.failed,
             gathering.found.of_each_category(),
@@ -196,48 +194,3 @@ def evaluate(
                 file.write(json.dumps(report.to_json(), indent=1).encode() + b"\n")
         if failed:
             raise typer.Exit(FAILED)
-
-
-def _fields(mode: str, own: dict[str, Any], max_detections: int | None) -> dict[str, Any]:
-    """What a query gets. Raises UsageError for options that raw mode does not know."""
-    if mode == "raw":
-        for name, value in own.items():
-            if value is not None:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} is of --mode served; raw mode has no thresholds and no NMS"
-                )
-        return {"raw": True, "max_detections": max_detections or 300}
-    own = {"nms": "class", "nms_threshold": 0.7} | {name: value for name, value in own.items() if value is not None}
-    return {**own, "raw": False, "max_detections": max_detections or 100}
-
-
-def _query(truth: Truth, style: Style, fields: dict[str, Any]) -> options.Query:
-    return options.read(truth.prompt(style), tile=None, **fields)
-
-
-def _targets(export: Path | None, json_file: Path | None, overwrite: bool) -> dict[str, Path]:
-    """The files of detections, by kind. Raises UsageError where a file would be lost."""
-    targets = (
-        {} if export is None else {kind: export.with_name(f"{export.name}.{kind}.json") for kind in ("bbox", "segm")}
-    )
-    for path in [*targets.values(), *([] if json_file is None else [json_file])]:
-        if os.path.lexists(path) and not overwrite:
-            raise UsageError(f"{path}: there already. --overwrite replaces what is there")
-        if not path.parent.is_dir():
-            raise UsageError(f"there is no folder {path.parent}")
-    return targets
-
-
-def _in_words(mode: str, fields: dict[str, Any]) -> str:
-    most = fields["max_detections"]
-    if mode == "raw":
-        words = (
-            f"raw, as published: the best {most} pairs of a box and a class of each image, by the class's mean token "
-        )
-        words += "probability; no thresholds, no NMS"
-    else:
-        box, text = (fields.get(f"{name}_threshold", "the model's own") for name in ("box", "text"))
-        nms = "off" if fields["nms"] == "off" else f"{fields['nms']} above {fields['nms_threshold']}"
-        words = f"as served: box threshold {box}, text threshold {text}, NMS {nms}, at most {most} instances an image; "
-        words += "ranked by the highest token probability"
-    return words + ("; the best of SAM's three masks" if fields["multimask"] else "")
