@@ -45,7 +45,7 @@ def codes(batches: Iterable[pa.RecordBatch]) -> dict[str, str]:
 
 
 def test_more_small_objects_than_a_listing_page_holds(bucket: Bucket) -> None:
-    images = {f"{bucket.uri}/{number % 13}/{number:04}é %.jpg": b"%d" % number for number in range(1_200)}
+    images = {f"{bucket.uri}/{number % 13}/{number:04}é %.jpg": b"%d" % number for number in range(1_050)}
     for uri, data in images.items():
         bucket.put(uri.removeprefix(f"{bucket.uri}/"), data)
     work = find_work(bucket.uri, ["car"], bucket.options())
