@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -207,6 +208,8 @@ def batch(
 
 
 def _run(shown: Shown, source: str, prompt: Any, out: str, **rest: Any) -> Any:
+    # Ray's C++ writes warnings past every logger, into the display. What ends a job is told by exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from deployments.cli.job_progress import display, summary
     from deployments.jobs.run import run_batch
 

@@ -33,7 +33,9 @@ def display(shown: Shown) -> Iterator[Callable[[Progress], None]]:
         shown = "rich" if aside.is_terminal else "json"
     if shown == "rich":
         # Standard output is left alone: rich would send what is printed there to its own stream.
-        with Live(console=aside, refresh_per_second=4, redirect_stdout=False, redirect_stderr=False) as live:
+        with Live(
+            console=aside, refresh_per_second=4, transient=True, redirect_stdout=False, redirect_stderr=False
+        ) as live:
             yield lambda progress: live.update(_picture(progress))
     elif shown == "json":
         yield _Lines()
