@@ -67,20 +67,21 @@ def official(folder: Path) -> dict[str, Any]:
 def job(folder: Path, kind: str) -> dict[str, Any]:
     """Arm b or c, on a Ray of its own."""
     from benchmarks.three_pools import three_pools
+    from deployments.jobs.connection import connected
     from deployments.jobs.dataset import quiet, steps, stream
     from deployments.jobs.inputs import find_work
     from deployments.jobs.plan import Plan, Pools
-    from deployments.jobs.run import connected
     from deployments.jobs.storage import StorageOptions
     from deployments.jobs.tally import Tally
     from deployments.settings import resolve
 
     work = find_work(str(folder), PROMPT, StorageOptions())
     plan = Plan.make(resolve({}), StorageOptions(), {})
+    through = steps(plan, Pools()) if kind == "b" else three_pools(plan)
     begin = time.time()
-    with connected("local"), quiet():
+    with connected("local", through), quiet():
         tally = Tally(len(work))
-        for rows in stream(work, plan, steps(plan, Pools()) if kind == "b" else three_pools(plan)):
+        for rows in stream(work, plan, through):
             tally.add(rows)
         end = time.time()
     told = tally.progress().to_json()

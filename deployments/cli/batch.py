@@ -89,6 +89,7 @@ def batch(
         float,
         typer.Option(
             min=0.1,
+            max=30,
             metavar="S",
             rich_help_panel=OUT,
             help="Seconds after which what is done is written, at the latest: what a crash costs.",
@@ -211,11 +212,17 @@ def _run(shown: Shown, source: str, prompt: Any, out: str, **rest: Any) -> Any:
     # Ray's C++ writes warnings past every logger, into the display. What ends a job is told by exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from deployments.cli.job_progress import display, summary
+    from deployments.jobs.inputs import InputError
+    from deployments.jobs.manifest import OutputError
     from deployments.jobs.run import run_batch
+    from deployments.settings import SettingsError
+    from pipeline.errors import StageError
 
     with display(shown) as tell:
         try:
             done = run_batch(source, prompt, out, on_progress=tell, **rest)
+        except (InputError, OutputError, SettingsError, StageError) as error:
+            raise UsageError(str(error)) from None
         except KeyboardInterrupt:
             complain("interrupted; what was done is kept, and the same command goes on")
             raise typer.Exit(INTERRUPTED) from None

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deployments.jobs.export import export_results
+    from deployments.jobs.passes import JobError
     from deployments.jobs.results import live_parts, read_results
-    from deployments.jobs.run import JobError, run_batch
+    from deployments.jobs.run import run_batch
     from deployments.jobs.storage import StorageOptions
 
 __all__ = ["JobError", "StorageOptions", "export_results", "live_parts", "read_results", "run_batch"]
 
 _HOME = {
-    "JobError": "deployments.jobs.run",
+    "JobError": "deployments.jobs.passes",
     "StorageOptions": "deployments.jobs.storage",
     "export_results": "deployments.jobs.export",
     "live_parts": "deployments.jobs.results",

@@ -82,6 +82,14 @@ class Step:
     pool: Pool
     places: Sequence[Replicas]
 
+    @property
+    def num_cpus(self) -> float:
+        return round(sum(one.num_cpus for one in self.places), 4)
+
+    @property
+    def num_gpus(self) -> float:
+        return round(sum(one.num_gpus for one in self.places), 4)
+
 
 def steps(plan: Plan, pools: Pools) -> list[Step]:
     """The detector, then the segmenter, whose two models share a process: an embedding never leaves it."""
@@ -119,12 +127,14 @@ def _through(rows: Dataset, step: Step, plan: Plan, block_rows: int) -> Dataset:
         compute=ActorPoolStrategy(
             min_size=step.pool.least,
             max_size=step.pool.most,
-            max_tasks_in_flight_per_actor=4,
-            max_concurrent_calls_per_actor=2,  # the next block's images are decoded beside this one's passes
+            # The next block's images are decoded beside this one's passes. Single images are tried because something
+            # kills workers: each alone, so that none is taken along.
+            max_tasks_in_flight_per_actor=1 if block_rows == 1 else 4,
+            max_concurrent_calls_per_actor=1 if block_rows == 1 else 2,
             enable_true_multi_threading=True,
         ),
-        num_cpus=round(sum(one.num_cpus for one in step.places), 4),
-        num_gpus=round(sum(one.num_gpus for one in step.places), 4),
+        num_cpus=step.num_cpus,
+        num_gpus=step.num_gpus,
         udf_modifying_row_count=False,
         ray_remote_args_fn=_tries,
     )

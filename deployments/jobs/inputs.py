@@ -40,7 +40,7 @@ from deployments.picture_files import (
 )
 from pipeline.prompt import Prompt
 
-__all__ = ["WORK", "InputError", "find_work", "row_id"]
+__all__ = ["WORK", "InputError", "find_work", "missing", "row_id"]
 
 WORK = pa.schema(
     [
@@ -109,6 +109,13 @@ def find_work(
     if own == NO_PROMPT and pc.all(pc.equal(table["prompt"], NO_PROMPT)).as_py():
         raise InputError("what is to be found? Give a prompt, or a manifest with a column prompt")
     return table
+
+
+def missing(work: pa.Table, done: set[str]) -> pa.Table:
+    """The rows of `work` that are not done."""
+    if not done:
+        return work
+    return work.filter(pc.invert(pc.is_in(work["id"], pa.array(done, pa.string()))))
 
 
 def row_id(path: str, prompt_json: str, occurrence: int) -> str:

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from deployments.jobs.inputs import find_work
+from deployments.jobs.inputs import find_work, missing
 from deployments.jobs.output import Output
 from deployments.jobs.plan import Plan, Pool, Pools
-from deployments.jobs.rows import error_row
 from deployments.jobs.storage import StorageOptions, place
 from deployments.jobs.tally import Progress, Tally
-from deployments.launch import OBJECT_STORE_BYTES
 from deployments.settings import Settings, resolve
 from pipeline.prompt import Prompt, parse_classes
 
-BLOCK_ROWS = 32  # what a worker takes at a time
-UNREADABLE_IN_A_ROW = 200  # then it is not the images
-_STORAGE = {"image_forbidden", "storage_unavailable", "storage_credentials", "storage_failed"}
-
-_KEPT = "What was done is kept; the same command goes on from there."
 _GPU_SHARES = {"detector": 0.5, "image_encoder": 0.4, "mask_decoder": 0.1}
 
 OnProgress = Callable[[Progress], None]
-
-
-class JobError(RuntimeError):
-    """The job cannot go on. What it has done is kept, and the same call goes on from there."""
 
 
 def run_batch(
@@ -95,13 +78,19 @@ def run_batch(
     with Output.open(
         target, plan.described(prompt), overwrite=overwrite, retry_errors=retry_errors, take_over=take_over
     ) as output:
-        left = _missing(work, output.done)
+        left = missing(work, output.done)
         tally = Tally(len(work), earlier=len(work) - len(left))
         tell = on_progress or (lambda progress: None)
         tell(tally.progress())
         if len(left):
-            with connected(ray_address):
-                _run(left, plan, pools, _Sink(output, tally, tell, commit_every_s))
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported
+            from deployments.jobs.connection import connected
+            from deployments.jobs.dataset import steps
+            from deployments.jobs.passes import Sink, run_passes
+
+            through = steps(plan, pools)
+            with connected(ray_address, through):
+                run_passes(left, plan, through, Sink(output, tally, tell, commit_every_s))
         output.close(complete=True)
     tell(tally.progress())
     return tally.progress()
@@ -116,105 +105,3 @@ def _with_gpus(settings: Settings) -> Settings:
         if stage.device != "cpu" and not stage.num_gpus
     }
     return settings.model_copy(update=changed)
-
-
-class _Sink:
-    """Where finished rows go: into the output, and into what is told of it."""
-
-    def __init__(self, output: Output, tally: Tally, tell: OnProgress, commit_every_s: float) -> None:
-        self.output = output
-        self._tally = tally
-        self._tell = tell
-        self._every_s = commit_every_s
-        self._committed = time.monotonic()
-
-    def add(self, rows: pa.Table) -> None:
-        """Rows of `DONE`. Raises as `Output.add`."""
-        self.output.add(rows)
-        if time.monotonic() - self._committed >= self._every_s:
-            self.output.flush()
-            self._committed = time.monotonic()
-        self._tally.add(rows)
-        self._tell(self._tally.progress())
-
-
-def _run(left: pa.Table, plan: Plan, pools: Pools, sink: _Sink) -> None:
-    """Rows for all of `left`. What kills its workers is tried once more, image by image, so that it takes no others
-    along; what does so even then gets a row that says it."""
-    from deployments.jobs.dataset import steps, stream
-    from deployments.jobs.halves import DONE
-
-    for block_rows in (BLOCK_ROWS, 1):
-        _take(stream(left, plan, steps(plan, pools), block_rows=block_rows), sink)
-        before, left = len(left), _missing(left, sink.output.done)
-        if not len(left):
-            return
-        if len(left) > max(4 * BLOCK_ROWS, before // 4):
-            raise JobError(f"workers died over {len(left)} of {before} images: it is not the images. {_KEPT}")
-    lost = [
-        error_row(row["id"], row["path"], row["prompt"], "worker_lost", "this image ends the process that reads it", {})
-        for row in left.to_pylist()
-    ]
-    sink.add(pa.Table.from_pylist(lost, DONE))
-
-
-def _take(blocks: Iterator[pa.Table], sink: _Sink) -> None:
-    """Every block into the output. Raises JobError where there is no use in going on."""
-    from deployments.jobs.dataset import quiet
-
-    in_a_row = 0
-    with quiet():
-        while True:
-            try:
-                rows = next(blocks, None)
-            except Exception as error:  # Ray's, or a worker's own as it started
-                reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-                raise JobError(f"the workers did not start, or Ray is gone: {reason[0]}. {_KEPT}") from error
-            if rows is None:
-                return
-            sink.add(rows)
-            in_a_row = _unreadable(rows, in_a_row)
-            if in_a_row >= UNREADABLE_IN_A_ROW:
-                raise JobError(
-                    f"the last {in_a_row} images could not be read: {_last_message(rows)}. When the storage answers "
-                    f"again, add --retry-errors. {_KEPT}"
-                )
-
-
-def _missing(work: pa.Table, done: set[str]) -> pa.Table:
-    """The rows of `work` that are not done."""
-    if not done:
-        return work
-    return work.filter(pc.invert(pc.is_in(work["id"], pa.array(done, pa.string()))))
-
-
-def _unreadable(rows: pa.Table, before: int) -> int:
-    """How many rows in a row the storage did not give, those of earlier blocks included."""
-    for code in pc.struct_field(rows["error"], "code").to_pylist():
-        before = before + 1 if code in _STORAGE else 0
-    return before
-
-
-def _last_message(rows: pa.Table) -> str:
-    message: str = rows["error"][-1].as_py()["message"]
-    return message
-
-
-@contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """A Ray to work on: the one that this process is connected to, or that of the address, or one of its own."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    own: dict[str, Any] = (
-        {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
-    )
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    try:
-        yield
-    finally:
-        ray.shutdown()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -191,12 +191,14 @@ def test_what_is_wrong_is_told_before_anything_is_written(
 
 
 class Finding:
-    """A worker without a model, which finds nothing."""
+    """A worker without a model. One image ends its process."""
 
     def __init__(self, plan: Any) -> None:
-        self._names = plan.model
+        pass
 
     def __call__(self, rows: pa.Table) -> pa.Table:
+        if any(path.endswith("07.jpg") for path in rows["path"].to_pylist()):
+            os._exit(1)
         found = [{**row, "code": "nothing", "message": "no model", "image": None} for row in rows.to_pylist()]
         return pa.Table.from_pylist(found, FOUND)
 
@@ -210,24 +212,16 @@ class Masking:
         return pa.Table.from_pylist(done, DONE)
 
 
-def test_what_kills_its_workers_is_told(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that Ray gave up is tried image by image; an image that is given up even then gets a row."""
-    real = dataset.stream
-    blocks: list[int] = []
-
-    def losing(work: pa.Table, *rest: Any, block_rows: int) -> Iterator[pa.Table]:
-        blocks.append(block_rows)
-        lost = work.slice(0, 1 if block_rows == 1 else 5)["id"].to_pylist()
-        for found in real(work, *rest, block_rows=block_rows):
-            yield found.filter(pa.array([id not in lost for id in found["id"].to_pylist()]))
-
-    monkeypatch.setattr(dataset, "stream", losing)
+def test_an_image_that_kills_its_worker_takes_no_other_along(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dataset, "DetectorWorker", Finding)
     monkeypatch.setattr(dataset, "SegmenterWorker", Masking)
     progress = run_batch(str(photos), PROMPT, str(tmp_path / "labels"))
-    assert len(rows(tmp_path / "labels")) == 18
+    found = rows(tmp_path / "labels")
+    assert len(found) == 18
+    assert [name for name, row in found.items() if row.error and row.error.code == "worker_lost"] == ["07.jpg"]
     assert progress.errors == {"nothing": 17, "worker_lost": 1}
-    assert blocks == [32, 1]
 
 
 def test_workers_that_do_not_start_are_told(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
