@@ -70,6 +70,7 @@ def job(folder: Path, kind: str) -> dict[str, Any]:
     from deployments.jobs.connection import connected
     from deployments.jobs.dataset import quiet, steps, stream
     from deployments.jobs.inputs import find_work
+    from deployments.jobs.passes import BLOCK_ROWS
     from deployments.jobs.plan import Plan, Pools
     from deployments.jobs.storage import StorageOptions
     from deployments.jobs.tally import Tally
@@ -81,7 +82,7 @@ def job(folder: Path, kind: str) -> dict[str, Any]:
     begin = time.time()
     with connected("local", through), quiet():
         tally = Tally(len(work))
-        for rows in stream(work, plan, through):
+        for rows in stream(work, plan, through, block_rows=BLOCK_ROWS):
             tally.add(rows)
         end = time.time()
     told = tally.progress().to_json()

@@ -2,8 +2,9 @@
 
     python -m benchmarks.batch_memory --images 1000 5000 20000
 
-Each number is one `text2mask batch` over small JPEG files on a Ray of its own. Sampled every second: the proportional
-memory (PSS) of the driver, of all workers and of Ray's own processes, and what its object store holds in shared memory.
+One `text2mask batch` over the largest number of small JPEG files, on a Ray of its own; the peaks up to when so many were
+done. Sampled every second: the proportional memory (PSS) of the driver, the read tasks, the workers and Ray's own processes;
+what lies in the object store is shared memory and counts where it is mapped.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from contextlib import suppress
@@ -24,6 +26,7 @@ from benchmarks.batch_jobs import PROMPT, draw
 from benchmarks.process_memory import pss
 
 SAMPLE_S = 1.0
+KINDS = ("driver", "loading", "workers", "ray", "all")
 
 
 def family(root: int) -> dict[str, list[int]]:
@@ -54,28 +57,29 @@ def _kind(pid: int, root: int, name: str) -> str:
     return "loading" if name.startswith("ray::") else "ray"
 
 
-def run(folder: Path, output: Path) -> dict[str, Any]:
-    """One job; the peak of each kind of process in MB, and of all of them together."""
+def run(folder: Path, output: Path, marks: list[int]) -> list[dict[str, Any]]:
+    """One job; at each mark the peaks up to it, in MB, of each kind of process and of all together."""
     command = [sys.executable, "-m", "deployments.cli", "batch", str(folder), PROMPT, "--out", str(output)]
     peaks: dict[str, float] = defaultdict(float)
+    told: dict[str, Any] = {"done": 0}
+    reached: list[dict[str, Any]] = []
     begin = time.time()
     with subprocess.Popen([*command, "--progress", "json"], stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        threading.Thread(target=lambda: [told.update(json.loads(line)) for line in job.stdout or ()]).start()
         while job.poll() is None:
             time.sleep(SAMPLE_S)
             now = {kind: _pss(pids) for kind, pids in family(job.pid).items()}
             now["all"] = sum(now.values())
             for kind, memory in now.items():
                 peaks[kind] = max(peaks[kind], memory)
-        assert job.stdout is not None
-        told = json.loads(job.stdout.read().splitlines()[-1])
+            if len(reached) < len(marks) and told["done"] >= marks[len(reached)]:
+                reached.append({"images": told["done"], "seconds": time.time() - begin, "peaks": dict(peaks)})
+                row = "".join(f"{peaks.get(kind, 0):10.0f}" for kind in KINDS)
+                print(f"{told['done']:<9}{row}{'':16}{told['done'] / reached[-1]['seconds']:.1f}", flush=True)
     assert job.returncode == 0
     assert told["errors"] == {}
-    return {
-        "images": told["done"],
-        "seconds": time.time() - begin,
-        "instances": told["instances"],
-        "peaks": dict(peaks),
-    }
+    return reached
 
 
 def _pss(pids: list[int]) -> float:
@@ -93,18 +97,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
     os.environ.setdefault("RAY_worker_niceness", "0")
-    kinds = ("driver", "loading", "workers", "ray", "all")
-    print("images   " + "".join(f"{kind:>10}" for kind in kinds) + "   MB at most;   images/s")
-    figures = []
-    for images in given.images:
-        with tempfile.TemporaryDirectory() as place:
-            draw(Path(place) / "images", images, *given.size)
-            found = run(Path(place) / "images", Path(place) / "labels")
-        figures.append(found)
-        row = "".join(f"{found['peaks'].get(kind, 0):10.0f}" for kind in kinds)
-        print(f"{images:<9}{row}{'':16}{images / found['seconds']:.1f}", flush=True)
-        if given.json:
-            given.json.write_text(json.dumps({"size": given.size, "runs": figures}, indent=1) + "\n")
+    print("done     " + "".join(f"{kind:>10}" for kind in KINDS) + "   MB at most;   images/s")
+    marks = sorted(given.images)
+    with tempfile.TemporaryDirectory() as place:
+        draw(Path(place) / "images", marks[-1], *given.size)
+        figures = run(Path(place) / "images", Path(place) / "labels", marks)
+    if given.json:
+        given.json.write_text(json.dumps({"size": given.size, "marks": figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

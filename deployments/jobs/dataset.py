@@ -100,7 +100,7 @@ def steps(plan: Plan, pools: Pools) -> list[Step]:
     ]
 
 
-def stream(work: pa.Table, plan: Plan, through: Sequence[Step], *, block_rows: int = 32) -> Iterator[pa.Table]:
+def stream(work: pa.Table, plan: Plan, through: Sequence[Step], *, block_rows: int) -> Iterator[pa.Table]:
     """Finished rows, of `deployments.jobs.halves.DONE`, in any order and a block at a time.
 
     A block whose workers die is tried anew; what kills them every time is left out.

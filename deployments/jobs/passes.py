@@ -17,7 +17,7 @@ from deployments.jobs.plan import Plan
 from deployments.jobs.rows import error_row
 from deployments.jobs.tally import Progress, Tally
 
-BLOCK_ROWS = 32  # what a worker takes at a time
+BLOCK_ROWS = 16  # what a worker takes at a time
 UNREADABLE_IN_A_ROW = 200  # then it is not the images
 _STORAGE = {"image_forbidden", "storage_unavailable", "storage_credentials", "storage_failed"}
 _KEPT = "What was done is kept; the same command goes on from there."

@@ -20,7 +20,7 @@ from tests.deployments.jobs.conftest import PROMPT, drawn
 
 pytestmark = pytest.mark.slow
 
-IMAGES = 96  # three blocks
+IMAGES = 80  # five blocks
 START_S = 120.0
 
 
