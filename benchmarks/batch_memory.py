@@ -2,9 +2,9 @@
 
     python -m benchmarks.batch_memory --images 1000 5000 20000
 
-One `text2mask batch` over the largest number of small JPEG files, on a Ray of its own; the peaks up to when so many were
-done. Sampled every second: the proportional memory (PSS) of the driver, the read tasks, the workers and Ray's own processes;
-what lies in the object store is shared memory and counts where it is mapped.
+One `text2mask batch` over the largest number of small JPEG files, on a Ray of its own; the peaks up to when so many
+were done. Sampled every second: the proportional memory (PSS) of the driver, the read tasks, the workers and Ray's own
+processes; what lies in the object store is shared memory and counts where it is mapped.
 """
 
 from __future__ import annotations
