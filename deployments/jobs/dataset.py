@@ -161,7 +161,10 @@ def quiet() -> Iterator[None]:
     _set(context, {name: wanted[name] for name in before})
     logger.setLevel(logging.CRITICAL)  # its tracebacks of lost blocks: they are tried again, and told in the end
     try:
-        yield
+        with warnings.catch_warnings():
+            # Said where fewer blocks come than the pool has workers: of a small job, or after a block was lost.
+            warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+            yield
     finally:
         _set(context, before)
         logger.setLevel(level)
