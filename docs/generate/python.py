@@ -1,4 +1,4 @@
-"""docs/reference/python.md: the public names of both packages, from their signatures and docstrings."""
+"""docs/reference/python.md: the public names of the packages, from their signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from typing import Any
 from pydantic import BaseModel
 
 import deployments
+import deployments.jobs
 import pipeline
 from docs.generate.markdown import document
 
 _INTRODUCTION = """\
 `from pipeline import ...`: what is computed, in this process. `from deployments import ...`: what runs and asks a
-service. Neither import loads torch or Ray; names that need them load them when they are used."""
+service. `from deployments.jobs import ...`: batch jobs. None of the three loads torch or Ray; names that need them
+load them when they are used."""
 _SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields):")
 _QUOTED = re.compile(r"""(: |-> )(['"])(.*?)\2""")  # annotations, which are texts
 
 
 def page() -> str:
     parts = [_INTRODUCTION]
-    for package in (pipeline, deployments):
+    for package in (pipeline, deployments, deployments.jobs):
         for name in sorted(one for one in package.__all__ if not one.startswith("_")):
             parts += _entry(f"{package.__name__}.{name}", getattr(package, name))
     return document("Python", *parts)
