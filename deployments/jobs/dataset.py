@@ -25,7 +25,7 @@ from deployments.stage_settings import Replicas
 
 LOAD_CPUS = 0.25  # what Ray sets aside for a read task, which mostly waits; its process takes 150 MB
 _LOAD_ROWS = 256  # of one read task: a million images are 4,000 tasks
-_TRIES = 3  # of a block whose worker dies
+_TRIES = 2  # of a block whose worker dies; then its images are tried one by one, as often
 
 
 class WorkSource(Datasource):

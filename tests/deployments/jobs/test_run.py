@@ -20,9 +20,11 @@ from deployments.jobs.halves import DONE, FOUND
 from deployments.jobs.inputs import InputError
 from deployments.jobs.output import OutputError
 from deployments.jobs.rows import Row, error_row
+from deployments.jobs.storage import StorageOptions
 from pipeline.errors import StageError
 from pipeline.result import Result
 from tests.deployments.jobs.conftest import PROMPT, drawn
+from tests.deployments.jobs.s3 import Bucket, Fault, Front
 from tests.deployments.test_serve import ask, assert_same
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("service")]
@@ -222,6 +224,27 @@ def test_an_image_that_kills_its_worker_takes_no_other_along(
     assert len(found) == 3
     assert [name for name, row in found.items() if row.error and row.error.code == "worker_lost"] == ["07.jpg"]
     assert progress.errors == {"nothing": 2, "worker_lost": 1}
+
+
+def test_from_bucket_to_bucket_with_one_request_in_twenty_spoilt(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All by worker processes and the driver, over the wire; no model, as the models are not what is tried."""
+    monkeypatch.setattr(dataset, "DetectorWorker", Finding)
+    monkeypatch.setattr(dataset, "SegmenterWorker", Masking)
+    names = [f"photos/{number % 7} é%20/{number:03}.png" for number in range(150)]
+    for name in names:
+        bucket.put(name, b"an image")
+    faults: tuple[Fault, ...] = ("500", "503", "cut")
+    with Front(bucket.endpoint, lambda number: None if number % 20 else faults[number // 20 % 3]) as front:
+        storage = StorageOptions(endpoint_url=front.endpoint, anonymous=True)
+        output = f"{bucket.uri}/photos/labels"
+        for earlier in (0, 150):  # the second time all of it is there
+            progress = run_batch(f"{bucket.uri}/photos", PROMPT, output, storage=storage)
+            assert (progress.earlier, progress.done) == (earlier, 150 - earlier)
+    found = [(row.path, row.error.code if row.error else None) for row in read_results(output, bucket.options(anonymous=True))]
+    assert sorted(found) == sorted((f"{bucket.uri}/{name}", "nothing") for name in names)
+    assert front.spoilt > 10
 
 
 def test_workers_that_do_not_start_are_told(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
