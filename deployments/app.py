@@ -100,7 +100,11 @@ def _deploy(
     deployment: Any = serve.deployment(
         kind,
         name=name,
-        ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
+        ray_actor_options={
+            "num_cpus": replicas.num_cpus,
+            "num_gpus": replicas.num_gpus,
+            "resources": dict(replicas.resources),
+        },
         max_ongoing_requests=replicas.max_ongoing_requests,
         graceful_shutdown_timeout_s=replicas.graceful_shutdown_timeout_s,
         graceful_shutdown_wait_loop_s=0.5,  # Serve's 2 s would be the least time for any stop

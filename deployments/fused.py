@@ -60,6 +60,12 @@ def placement(ingress: IngressSettings, offer: Catalogue) -> Replicas:
         update={
             "num_cpus": round(sum(one.num_cpus for one in parts), 4),
             "num_gpus": gpus,
+            "resources": _together(parts),
             "graceful_shutdown_timeout_s": max(one.graceful_shutdown_timeout_s for one in parts),
         }
     )
+
+
+def _together(parts: list[Replicas]) -> dict[str, float]:
+    names = dict.fromkeys(name for one in parts for name in one.resources)
+    return {name: round(sum(one.resources.get(name, 0) for one in parts), 4) for name in names}

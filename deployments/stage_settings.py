@@ -34,6 +34,13 @@ class Replicas(Section):
     num_gpus: Annotated[
         float, Field(ge=0, description="GPUs that Ray sets aside; 0.3 lets three stages share one. Goes with `device`.")
     ] = 0
+    resources: Annotated[
+        dict[str, Annotated[float, Field(gt=0)]],
+        Field(
+            description="Resources of your own naming that Ray sets aside, besides CPUs and GPUs: `{detector: 0.01}` "
+            "keeps replicas on nodes that were started with some of it (`ray start --resources`)."
+        ),
+    ] = {}
     max_ongoing_requests: Annotated[
         int,
         Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -159,6 +160,14 @@ def test_one_replica_sets_aside_what_all_stages_would() -> None:
     assert (place.num_cpus, place.num_gpus) == (0.7, 1.0)
     assert place.graceful_shutdown_timeout_s == 90
     assert place.max_ongoing_requests == 128
+
+
+def test_one_replica_wants_the_nodes_of_all_its_parts() -> None:
+    found = offer()
+    segmenter = found.segmenters["s"]
+    apart = replace(segmenter, image_encoder=segmenter.image_encoder.model_copy(update={"resources": {"a": 0.1}}))
+    place = placement(IngressSettings(resources={"a": 0.2, "b": 1}), replace(found, segmenters={"s": apart}))
+    assert place.resources == {"a": 0.3, "b": 1}
 
 
 def test_a_part_of_several_gpus_is_refused() -> None:
