@@ -45,13 +45,17 @@ def service(tmp_path_factory: pytest.TempPathFactory, metrics_port: int) -> Iter
     pytest.importorskip("ray")
     from deployments.launch import free_port, running
     from tests.deployments.bundles import bundle_copy
+    from tests.deployments.jobs.s3 import KEYS
 
     asleep = {"autoscaling": {"min_replicas": 0, "max_replicas": 1}}
     copy = bundle_copy("segmenter", "sleeper", tmp_path_factory.mktemp("bundles"))
     segmenters = [{"model": "tiny"}, {"model": str(copy), "image_encoder": asleep, "mask_decoder": asleep}]
     settings = {"model": "tiny", "segmenters": segmenters, "tracing": {"enabled": True, "sampling_ratio": 0}}
-    with running(settings, {"port": free_port()}, metrics_port=metrics_port) as url:
-        yield url
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in KEYS.items():  # for jobs: their workers inherit what Ray was started with
+            patch.setenv(name, value)
+        with running(settings, {"port": free_port()}, metrics_port=metrics_port) as url:
+            yield url
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

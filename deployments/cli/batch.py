@@ -204,8 +204,8 @@ def batch(
             limit=limit,
             **query.fields,
         )
-        if strict and done.errors:
-            raise FailedError("an image has an error, and --strict was given")
+        if strict and done.failed:
+            raise FailedError(f"{done.failed} images have an error, and --strict was given")
 
 
 def _run(shown: Shown, source: str, prompt: Any, out: str, **rest: Any) -> Any:
@@ -215,13 +215,15 @@ def _run(shown: Shown, source: str, prompt: Any, out: str, **rest: Any) -> Any:
     from deployments.jobs.inputs import InputError
     from deployments.jobs.manifest import OutputError
     from deployments.jobs.run import run_batch
+    from deployments.jobs.storage import StorageError
     from deployments.settings import SettingsError
     from pipeline.errors import StageError
+    from pipeline.models.registry import BundleError
 
     with display(shown) as tell:
         try:
             done = run_batch(source, prompt, out, on_progress=tell, **rest)
-        except (InputError, OutputError, SettingsError, StageError) as error:
+        except (BundleError, InputError, OutputError, SettingsError, StageError, StorageError) as error:
             raise UsageError(str(error)) from None
         except KeyboardInterrupt:
             complain("interrupted; what was done is kept, and the same command goes on")

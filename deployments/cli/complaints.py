@@ -59,7 +59,7 @@ def _told() -> tuple[type[Exception], ...]:
         ("deployments.client", "ClientError"),
         ("deployments.jobs.inputs", "InputError"),
         ("deployments.jobs.manifest", "OutputError"),
-        ("deployments.jobs.passes", "JobError"),
+        ("deployments.jobs.errors", "JobError"),
         ("deployments.jobs.storage", "StorageError"),
     )
     loaded = (getattr(sys.modules[module], name) for module, name in elsewhere if module in sys.modules)

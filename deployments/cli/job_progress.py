@@ -6,7 +6,9 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Literal
 
 import typer
@@ -38,34 +40,51 @@ def display(shown: Shown) -> Iterator[Callable[[Progress], None]]:
         ) as live:
             yield lambda progress: live.update(_picture(progress))
     elif shown == "json":
-        yield _Lines()
+        with _Lines() as lines:
+            yield lines.update
     else:
         yield lambda progress: None
 
 
 class _Lines:
-    """One every few seconds, the first and the last in any case."""
+    """What was told last, every few seconds, whether or not there was a change; and at once what was told at the end."""
 
     def __init__(self) -> None:
-        self._next = 0.0
+        self._last: tuple[Progress, float] | None = None
+        self._over = Event()
+        self._thread = Thread(target=self._repeat, name="progress", daemon=True)
 
-    def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        over = progress.earlier + progress.done >= progress.total
-        if now >= self._next or over:
-            self._next = now + EVERY_S
-            typer.echo(json.dumps(progress.to_json()))
+    def update(self, progress: Progress) -> None:
+        self._last = progress, time.monotonic()
+
+    def __enter__(self) -> _Lines:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+        if self._last is not None:
+            typer.echo(json.dumps(self._last[0].to_json()))
+
+    def _repeat(self) -> None:
+        while not self._over.wait(EVERY_S):
+            if self._last is not None:
+                progress, at = self._last
+                elapsed_s = progress.elapsed_s + time.monotonic() - at
+                typer.echo(json.dumps(replace(progress, elapsed_s=elapsed_s).to_json()))
 
 
 def summary(progress: Progress, out: str) -> None:
     """What a job has done, on standard error."""
-    failed = sum(progress.errors.values())
     rate = progress.done / progress.elapsed_s if progress.elapsed_s else 0.0
     earlier = f", {progress.earlier} were there already" if progress.earlier else ""
     say(
         f"{progress.done} images in {_clock(progress.elapsed_s)} ({rate:.1f}/s), {progress.instances} instances, "
-        f"{failed} with an error{earlier}: {out}"
+        f"{sum(progress.errors.values())} with an error{earlier}: {out}"
     )
+    if progress.failed > sum(progress.errors.values()):
+        say(f"{progress.failed} images of the output have an error; --retry-errors does them again")
     if progress.done:
         aside.print(*_tables(progress), sep="\n")
 
@@ -75,7 +94,11 @@ def _picture(progress: Progress) -> Group:
     done = progress.earlier + progress.done
     line = Table.grid(padding=(0, 1))
     eta = "" if progress.eta_s is None or done >= progress.total else f"{_clock(progress.eta_s)} to go"
-    state = "models are loading" if not progress.done and done < progress.total else f"{progress.rate:.1f}/s"
+    state = (
+        "models are loading, or wait for room"
+        if not progress.done and done < progress.total
+        else f"{progress.rate:.1f}/s"
+    )
     line.add_row(
         ProgressBar(total=max(1, progress.total), completed=done, width=40),
         Text(f"{done}/{progress.total} images", style="progress.download"),

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deployments.cli.complaints import UsageError
+
 if TYPE_CHECKING:
     from deployments.jobs.storage import StorageOptions
 
@@ -33,7 +35,14 @@ StorageTimeout = Annotated[
 
 
 def storage_options(endpoint_url: str | None, region: str | None, anonymous: bool, timeout_s: float) -> StorageOptions:
-    """The options as jobs take them."""
+    """The options as jobs take them. Raises UsageError for one that cannot be."""
+    from pydantic import ValidationError
+
     from deployments.jobs.storage import StorageOptions
 
-    return StorageOptions(endpoint_url=endpoint_url, region=region, anonymous=anonymous, timeout_s=timeout_s)
+    try:
+        return StorageOptions(endpoint_url=endpoint_url, region=region, anonymous=anonymous, timeout_s=timeout_s)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        option = str(fault["loc"][0]).replace("_", "-")
+        raise UsageError(f"--{option}: {fault['msg'].removeprefix('Value error, ')}") from None

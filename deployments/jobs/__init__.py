@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deployments.jobs.errors import JobError
     from deployments.jobs.export import export_results
-    from deployments.jobs.passes import JobError
     from deployments.jobs.results import live_parts, read_results
     from deployments.jobs.run import run_batch
     from deployments.jobs.storage import StorageOptions
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["JobError", "StorageOptions", "export_results", "live_parts", "read_results", "run_batch"]
 
 _HOME = {
-    "JobError": "deployments.jobs.passes",
+    "JobError": "deployments.jobs.errors",
     "StorageOptions": "deployments.jobs.storage",
     "export_results": "deployments.jobs.export",
     "live_parts": "deployments.jobs.results",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,8 @@ def connected(address: str | None, through: list[Step]) -> Iterator[None]:
     """The Ray that this process is connected to, or that of the address or of `RAY_ADDRESS`, or one of this job's own.
 
     Raises:
-        SettingsError: on a Ray of its own, for pools that this machine has no room for. Another may grow.
+        SettingsError: nobody is at the address; or, on a Ray of its own, this machine has no room for the pools. (Another
+            Ray may grow.)
     """
     if ray.is_initialized():
         yield
@@ -29,13 +31,28 @@ def connected(address: str | None, through: list[Step]) -> Iterator[None]:
     own: dict[str, Any] = {}
     if address == "local":
         own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    _check_address(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise SettingsError(f"no Ray at {address}: {str(error).strip().splitlines()[0]}") from None
     try:
         if address == "local":
             _check_room(through)
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Ray itself would knock for a minute."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError):
+        raise SettingsError(f"no Ray at {address}: nobody answers there") from None
 
 
 def _check_room(through: list[Step]) -> None:

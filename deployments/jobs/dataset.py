@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask, read_datasource
 from ray.data.block import BlockMetadata
 from ray.util.annotations import RayDeprecationWarning
@@ -24,7 +25,11 @@ from deployments.jobs.plan import Plan, Pool, Pools
 from deployments.stage_settings import Replicas
 
 LOAD_CPUS = 0.25  # what Ray sets aside for a read task, which mostly waits; its process takes 150 MB
-_LOAD_ROWS = 256  # of one read task: a million images are 4,000 tasks
+_LOAD_ROWS = 256  # of one read task at most: a million images are 4,000 tasks
+_LOAD_TASKS = 64  # and for fewer images so many, for the nodes to share
+BLOCK_ROWS = 16  # what a worker takes at a time,
+BLOCK_BYTES = 16 * 2**20  # and fewer of large images
+_SUPPOSED_BYTES = 2**20  # of an image whose size no listing tells
 _TRIES = 2  # of a block whose worker dies; then its images are tried one by one, as often
 
 
@@ -34,12 +39,17 @@ class WorkSource(Datasource):
     Args:
         work: rows of `deployments.jobs.inputs.WORK`.
         block_rows: in one block, which is what a worker takes at a time.
+
+    Attributes:
+        tasks: read tasks.
     """
 
     def __init__(self, work: pa.Table, plan: Plan, block_rows: int) -> None:
-        self._work = work
         self._plan = plan
         self._block_rows = block_rows
+        each = max(block_rows, min(_LOAD_ROWS, -(-len(work) // _LOAD_TASKS)))
+        self._slices = [work.slice(start, each).combine_chunks() for start in range(0, len(work), each)]
+        self.tasks = len(self._slices)
 
     def get_name(self) -> str:
         return "Load"
@@ -50,15 +60,13 @@ class WorkSource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        each = max(self._block_rows, min(_LOAD_ROWS, -(-len(self._work) // max(1, parallelism))))
-        slices = [self._work.slice(start, each).combine_chunks() for start in range(0, len(self._work), each)]
         return [
             ReadTask(
                 partial(_blocks, rows, self._plan, self._block_rows),
                 BlockMetadata(num_rows=len(rows), size_bytes=None, input_files=None, exec_stats=None),
                 per_task_row_limit=per_task_row_limit,
             )
-            for rows in slices
+            for rows in self._slices
         ]
 
 
@@ -100,24 +108,34 @@ def steps(plan: Plan, pools: Pools) -> list[Step]:
     ]
 
 
-def stream(work: pa.Table, plan: Plan, through: Sequence[Step], *, block_rows: int) -> Iterator[pa.Table]:
-    """Finished rows, of `deployments.jobs.halves.DONE`, in any order and a block at a time.
+def stream(
+    work: pa.Table, plan: Plan, through: Sequence[Step], *, alone: bool = False
+) -> Generator[pa.Table, None, None]:
+    """Finished rows, of `deployments.jobs.halves.DONE`, in any order and a block at a time. To be closed.
 
-    A block whose workers die is tried anew; what kills them every time is left out.
+    A block whose workers die is tried anew; what kills them every time is left out. `alone`: each image is a block, and
+    no worker has two at a time.
 
     Raises:
         Exception: Ray's own, if workers do not start.
     """
-    rows = read_datasource(WorkSource(work, plan, block_rows), num_cpus=LOAD_CPUS)
-    with warnings.catch_warnings():
-        # Of `ray_remote_args_fn`; there is no other way yet to say how often a task of a pool is tried.
-        warnings.filterwarnings("ignore", category=RayDeprecationWarning)
+    size = _mean_size(work)
+    block_rows = 1 if alone else max(1, min(BLOCK_ROWS, BLOCK_BYTES // size))
+    source = WorkSource(work, plan, block_rows)
+    with _context(target_max_block_size=block_rows * size):
+        rows = read_datasource(source, num_cpus=LOAD_CPUS, override_num_blocks=source.tasks)  # or Ray splits blocks
         for step in through:
-            rows = _through(rows, step, plan, block_rows)
-    yield from rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            rows = _through(rows, step, plan, block_rows, alone=alone)
+        yield from rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
-def _through(rows: Dataset, step: Step, plan: Plan, block_rows: int) -> Dataset:
+def _mean_size(work: pa.Table) -> int:
+    """Bytes of an image, as far as they are known."""
+    mean = pc.mean(work["size"]).as_py()
+    return max(1, int(mean)) if mean is not None else _SUPPOSED_BYTES
+
+
+def _through(rows: Dataset, step: Step, plan: Plan, block_rows: int, *, alone: bool) -> Dataset:
     return rows.map_batches(
         step.worker,
         fn_constructor_args=(plan,),
@@ -127,10 +145,9 @@ def _through(rows: Dataset, step: Step, plan: Plan, block_rows: int) -> Dataset:
         compute=ActorPoolStrategy(
             min_size=step.pool.least,
             max_size=step.pool.most,
-            # The next block's images are decoded beside this one's passes. Single images are tried because something
-            # kills workers: each alone, so that none is taken along.
-            max_tasks_in_flight_per_actor=1 if block_rows == 1 else 4,
-            max_concurrent_calls_per_actor=1 if block_rows == 1 else 2,
+            max_tasks_in_flight_per_actor=1 if alone else 4,
+            # The next blocks' images are decoded beside this one's passes.
+            max_concurrent_calls_per_actor=1 if alone else 2,
             enable_true_multi_threading=True,
         ),
         num_cpus=step.num_cpus,
@@ -146,30 +163,31 @@ def _tries() -> dict[str, int]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Ray Data without its own progress bars and lines, and with a failing block left out instead of ending the job."""
-    context = DataContext.get_current()
+def _context(*, target_max_block_size: int) -> Iterator[None]:
+    """Ray Data as a job wants it: without progress bars and lines of its own; a failing block is left out instead of
+    ending the job; blocks are no larger than they are to be."""
+    context: Any = DataContext.get_current()
     wanted: dict[str, Any] = {
         "enable_progress_bars": False,
         "enable_operator_progress_bars": False,
         "print_on_execution_start": False,
         "max_errored_blocks": -1,
+        "target_max_block_size": target_max_block_size,
     }
-    before = {name: getattr(context, name) for name in wanted if hasattr(context, name)}
+    before = {name: getattr(context, name) for name in wanted}
     logger = logging.getLogger("ray.data")
     level = logger.level
-    _set(context, {name: wanted[name] for name in before})
     logger.setLevel(logging.CRITICAL)  # its tracebacks of lost blocks: they are tried again, and told in the end
     try:
         with warnings.catch_warnings():
+            # Of `ray_remote_args_fn`; there is no other way yet to say how often a task of a pool is tried.
+            warnings.filterwarnings("ignore", category=RayDeprecationWarning)
             # Said where fewer blocks come than the pool has workers: of a small job, or after a block was lost.
             warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+            for name, value in wanted.items():
+                setattr(context, name, value)
             yield
     finally:
-        _set(context, before)
         logger.setLevel(level)
-
-
-def _set(context: Any, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        setattr(context, name, value)
+        for name, value in before.items():
+            setattr(context, name, value)

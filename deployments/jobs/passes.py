@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.jobs import dataset
-from deployments.jobs.dataset import Step, quiet
+from deployments.jobs.dataset import Step
+from deployments.jobs.errors import JobError
 from deployments.jobs.halves import DONE
 from deployments.jobs.inputs import missing
 from deployments.jobs.output import Output, OutputError
 from deployments.jobs.plan import Plan
 from deployments.jobs.rows import error_row
+from deployments.jobs.storage import StorageError
 from deployments.jobs.tally import Progress, Tally
 
-BLOCK_ROWS = 16  # what a worker takes at a time
-UNREADABLE_IN_A_ROW = 200  # then it is not the images
-_STORAGE = {"image_forbidden", "storage_unavailable", "storage_credentials", "storage_failed"}
-_KEPT = "What was done is kept; the same command goes on from there."
-
-
-class JobError(RuntimeError):
-    """The job cannot go on. What it has done is kept, and the same call goes on from there."""
+DOWN_IN_A_ROW = 200  # images with one of these errors: then it is not the images
+_DOWN = {
+    "storage_unavailable": "the storage does not answer",
+    "storage_credentials": "the storage refuses the credentials",
+    "internal": "the workers fail on every image; their logs say why",
+}
+_MANY = 64  # images that killed their workers: more than one image can take along
+_SAMPLE = 8  # of them are tried before all are
 
 
 class Sink:
@@ -49,52 +52,55 @@ class Sink:
 
 def run_passes(left: pa.Table, plan: Plan, through: Sequence[Step], sink: Sink) -> None:
     """Rows for all of `left`. What kills its workers is tried once more, image by image, so that it takes no others
-    along; what does so even then gets a row that says it."""
-    for block_rows in (BLOCK_ROWS, 1):
-        _take(dataset.stream(left, plan, through, block_rows=block_rows), sink)
-        before, left = len(left), missing(left, sink.output.done)
-        if not len(left):
-            return
-        if len(left) > max(4 * BLOCK_ROWS, before // 4):
-            raise JobError(f"workers died over {len(left)} of {before} images: it is not the images. {_KEPT}")
+    along; what does so even then gets a row that says it.
+
+    Raises:
+        JobError: there is no use in going on.
+    """
+    _take(dataset.stream(left, plan, through), sink)
+    left = missing(left, sink.output.done)
+    if len(left) > _MANY:
+        sample = left.take(range(0, len(left), -(-len(left) // _SAMPLE)))
+        _take(dataset.stream(sample, plan, through, alone=True), sink)
+        if len(missing(sample, sink.output.done)) == len(sample):
+            raise JobError(
+                f"workers died over {len(left)} images, and over each of {len(sample)} that were tried alone"
+            )
+        left = missing(left, sink.output.done)
+    if len(left):
+        _take(dataset.stream(left, plan, through, alone=True), sink)
+        left = missing(left, sink.output.done)
     lost = [
         error_row(row["id"], row["path"], row["prompt"], "worker_lost", "this image ends the process that reads it", {})
         for row in left.to_pylist()
     ]
-    sink.add(pa.Table.from_pylist(lost, DONE))
+    if lost:
+        _add(sink, pa.Table.from_pylist(lost, DONE))
 
 
-def _take(blocks: Iterator[pa.Table], sink: Sink) -> None:
+def _take(blocks: Generator[pa.Table, None, None], sink: Sink) -> None:
     """Every block into the output. Raises JobError where there is no use in going on."""
-    in_a_row = 0
-    with quiet():
+    down = 0
+    with closing(blocks):  # or its threads outlive the connection to Ray, and look for another
         while True:
             try:
                 rows = next(blocks, None)
             except Exception as error:  # Ray's, or a worker's own as it started
                 reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-                raise JobError(f"the workers did not start, or Ray is gone: {reason[0]}. {_KEPT}") from error
+                raise JobError(f"the workers did not start, or Ray is gone: {reason[0]}") from error
             if rows is None:
                 return
-            try:
-                sink.add(rows)
-            except OutputError as error:
-                raise JobError(str(error)) from error
-            in_a_row = _unreadable(rows, in_a_row)
-            if in_a_row >= UNREADABLE_IN_A_ROW:
+            _add(sink, rows)
+            for code in pc.struct_field(rows["error"], "code").to_pylist():
+                down = down + 1 if code in _DOWN else 0
+            if down >= DOWN_IN_A_ROW:
                 raise JobError(
-                    f"the last {in_a_row} images could not be read: {_last_message(rows)}. When the storage answers "
-                    f"again, add --retry-errors. {_KEPT}"
+                    f"{_DOWN[code]}: the last {down} images have the error {code}, which --retry-errors redoes"
                 )
 
 
-def _unreadable(rows: pa.Table, before: int) -> int:
-    """How many rows in a row the storage did not give, those of earlier blocks included."""
-    for code in pc.struct_field(rows["error"], "code").to_pylist():
-        before = before + 1 if code in _STORAGE else 0
-    return before
-
-
-def _last_message(rows: pa.Table) -> str:
-    message: str = rows["error"][-1].as_py()["message"]
-    return message
+def _add(sink: Sink, rows: pa.Table) -> None:
+    try:
+        sink.add(rows)
+    except (OutputError, StorageError) as error:
+        raise JobError(f"the output cannot be written: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -119,7 +120,10 @@ class Plan:
             name: self.fields.get(name) if self.fields.get(name) is not None else getattr(detector.bundle, name)
             for name in ("box_threshold", "text_threshold")
         }
-        given = {name: value for name, value in self.fields.items() if name not in thresholds}
+        known = {
+            name: one.default for name, one in inspect.signature(read_query).parameters.items() if name != "prompt"
+        }
+        given = {name: value for name, value in (known | dict(self.fields)).items() if name not in thresholds}
         tile = {"size": self.tile.size, "overlap": self.tile.overlap} if isinstance(self.tile, TileSize) else self.tile
         return {
             "prompt": prompt,

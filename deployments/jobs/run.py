@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from deployments.jobs.inputs import find_work, missing
-from deployments.jobs.output import Output
+from deployments.jobs.errors import JobError
+from deployments.jobs.inputs import InputError, find_work, missing
+from deployments.jobs.output import Output, OutputError
 from deployments.jobs.plan import Plan, Pool, Pools
-from deployments.jobs.storage import StorageOptions, place
+from deployments.jobs.storage import StorageError, StorageOptions, place
 from deployments.jobs.tally import Progress, Tally
 from deployments.settings import Settings, resolve
 from pipeline.prompt import Prompt, parse_classes
@@ -73,13 +75,19 @@ def run_batch(
         parse_classes(prompt, fields.get("mode", "classes"))
     pools = Pools(Pool.parse(detector_replicas), Pool.parse(segmenter_replicas))
     target = place(out, options)
-    target.check()
+    try:
+        target.check()
+    except StorageError as error:
+        raise StorageError(error.code, f"{out}: {error.message}") from None
+    if _within(place(source, options).uri, target.uri):
+        raise InputError(f"{source} lies in the output, {out}: take another --out")
     work = find_work(source, prompt, options, limit=limit, apart=target)
     with Output.open(
         target, plan.described(prompt), overwrite=overwrite, retry_errors=retry_errors, take_over=take_over
     ) as output:
         left = missing(work, output.done)
-        tally = Tally(len(work), earlier=len(work) - len(left))
+        kept = 0 if retry_errors else sum(part.errors for part in output.manifest.parts)
+        tally = Tally(len(work), earlier=len(work) - len(left), failed=kept)
         tell = on_progress or (lambda progress: None)
         tell(tally.progress())
         if len(left):
@@ -91,9 +99,17 @@ def run_batch(
             through = steps(plan, pools)
             with connected(ray_address, through):
                 run_passes(left, plan, through, Sink(output, tally, tell, commit_every_s))
-        output.close(complete=True)
-    tell(tally.progress())
-    return tally.progress()
+        try:
+            output.close(complete=True)
+        except (OutputError, StorageError) as error:
+            raise JobError(f"the output cannot be written: {error}") from error
+    progress = replace(tally.progress(), failed=sum(part.errors for part in output.manifest.parts))
+    tell(progress)
+    return progress
+
+
+def _within(uri: str, folder: str) -> bool:
+    return uri == folder or uri.startswith(f"{folder.rstrip('/')}/")
 
 
 def _with_gpus(settings: Settings) -> Settings:

@@ -49,6 +49,7 @@ class Progress:
         elapsed_s: since the run began.
         rate: images a second, over the last minute.
         eta_s: seconds to go at that rate; None where there is none yet.
+        failed: images of the output that have an error, those of earlier runs included.
     """
 
     total: int
@@ -59,6 +60,7 @@ class Progress:
     elapsed_s: float
     rate: float
     eta_s: float | None
+    failed: int
     stages: dict[str, StageTimes]
 
     def to_json(self) -> dict[str, Any]:
@@ -80,16 +82,18 @@ class Progress:
             "elapsed_s": round(self.elapsed_s, 1),
             "rate": round(self.rate, 2),
             "eta_s": None if self.eta_s is None else round(self.eta_s),
+            "failed": self.failed,
             "stages": stages,
         }
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts rows. `clock`: seconds, of any origin."""
+    """Counts rows. `failed`: those with an error that the output keeps. `clock`: seconds, of any origin."""
 
     total: int
     earlier: int = 0
+    failed: int = 0
     clock: Callable[[], float] = time.monotonic
     done: int = 0
     instances: int = 0
@@ -107,6 +111,7 @@ class Tally:
         self.done += len(rows)
         codes = pc.struct_field(rows["error"], "code").drop_null()
         self.errors.update(codes.to_pylist())
+        self.failed += len(codes)
         self.instances += pc.sum(pc.list_value_length(rows["detections"])).as_py() or 0
         now = self.clock()
         self._recent.append((now, self.done))
@@ -137,6 +142,7 @@ class Tally:
             elapsed_s=now - self._begin,
             rate=rate,
             eta_s=left / rate if rate else None,
+            failed=self.failed,
             stages=self._stages(),
         )
 

@@ -201,7 +201,7 @@ class Finding:
     def __call__(self, rows: pa.Table) -> pa.Table:
         if any(path.endswith("07.jpg") for path in rows["path"].to_pylist()):
             os._exit(1)
-        found = [{**row, "code": "nothing", "message": "no model", "image": None} for row in rows.to_pylist()]
+        found = [{**row, "code": row["code"] or "nothing", "image": None} for row in rows.to_pylist()]
         return pa.Table.from_pylist(found, FOUND)
 
 
@@ -237,12 +237,12 @@ def test_from_bucket_to_bucket_with_one_request_in_twenty_spoilt(
         bucket.put(name, b"an image")
     faults: tuple[Fault, ...] = ("500", "503", "cut")
     with Front(bucket.endpoint, lambda number: None if number % 20 else faults[number // 20 % 3]) as front:
-        storage = StorageOptions(endpoint_url=front.endpoint, anonymous=True)
+        storage = StorageOptions(endpoint_url=front.endpoint)
         output = f"{bucket.uri}/photos/labels"
         for earlier in (0, 150):  # the second time all of it is there
             progress = run_batch(f"{bucket.uri}/photos", PROMPT, output, storage=storage)
             assert (progress.earlier, progress.done) == (earlier, 150 - earlier)
-    found = [(row.path, row.error.code if row.error else None) for row in read_results(output, bucket.options(anonymous=True))]
+    found = [(row.path, row.error.code if row.error else None) for row in read_results(output, bucket.options())]
     assert sorted(found) == sorted((f"{bucket.uri}/{name}", "nothing") for name in names)
     assert front.spoilt > 10
 
