@@ -36,6 +36,20 @@ class Limits(Section):
         return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)
 
 
+class Defaults(Section):
+    """What a request gets that does not say it itself."""
+
+    box_threshold: Annotated[
+        float | None,
+        Field(
+            ge=0, le=1, description="Least `score` of a box, whichever detector is asked; unset: the detector's own."
+        ),
+    ] = None
+    text_threshold: Annotated[
+        float | None, Field(ge=0, le=1, description="Least `text_score` of a box; unset: the detector's own.")
+    ] = None
+
+
 class AdmissionSettings(Section):
     """Excess is refused at once, with 429, by `deployments.http.admission`.
 

@@ -7,6 +7,7 @@ serve`.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,12 +17,14 @@ from ray.serve.config import RequestRouterConfig
 
 from deployments import keys
 from deployments import settings as config
-from deployments.catalogue import catalogue
+from deployments.catalogue import Catalogue, catalogue
 from deployments.detector import DetectorDeployment
-from deployments.fused import FusedDeployment, placement
+from deployments.fused import FusedDeployment, placement, stage_settings
 from deployments.image_encoder import ImageEncoderDeployment
+from deployments.in_place import Requests, of_stage
 from deployments.ingress_deployment import IngressDeployment, IngressOptions
 from deployments.mask_decoder import MaskDecoderDeployment
+from deployments.setting_names import nearest
 from deployments.stage_settings import Replicas
 
 BY_LOAD = RequestRouterConfig.model_validate({"request_router_class": "deployments.stage_routers.LoadRouter"})
@@ -43,29 +46,26 @@ def build_app(args: dict[str, Any]) -> Application:
     Raises:
         SettingsError, BundleError: a person can put it right; nothing was started.
     """
-    settings = config.from_args(args)
-    auth = keys.gather(settings.auth)
-    offer = catalogue(settings)
+    return build(args, {})
 
-    log = settings.logging
-    options = IngressOptions(
-        pairs=offer.pairs,
-        limits=settings.limits,
-        fetch=settings.fetch,
-        auth=auth,
-        admission=settings.admission,
-        detect_first=settings.detect_first,
-        id_secret=settings.id_secret or secrets.token_hex(32),  # one for all ingress replicas
-        access_log=log.access,
-    )
+
+def build(args: Mapping[str, Any], in_place: Mapping[str, Mapping[str, Any]]) -> Application:
+    """The same with a `user_config` for each deployment in `in_place`, by name; Serve's builders take one argument.
+
+    They are checked here, where `serve deploy` leaves that to the replicas.
+    """
+    settings = config.from_args(args)
+    offer = catalogue(settings)
+    options = options_of(settings, offer)
+    _check(in_place, _changeable(settings, offer, options.requests))
     # The ingress's own access line says more than Serve's: one of them is enough.
-    deploy_ingress = partial(_deploy, log.of_serve(access=False))
+    deploy_ingress = partial(_deploy, in_place, settings.logging.of_serve(access=False))
     if settings.fused:
         fused = serve.ingress()(FusedDeployment)
         place = placement(settings.ingress, offer)
         return deploy_ingress(fused, "ingress", place, offer.detectors, offer.segmenters, options)
 
-    deploy = partial(_deploy, log.of_serve(), request_router_config=BY_LOAD)
+    deploy = partial(_deploy, in_place, settings.logging.of_serve(), request_router_config=BY_LOAD)
     # Each model is one deployment; handles of all of them are arguments of the ingress.
     detectors = {
         name: deploy(DetectorDeployment, f"detector-{name}", one.deployment, one.bundle, one.deployment)
@@ -90,8 +90,57 @@ def build_app(args: dict[str, Any]) -> Application:
     return deploy_ingress(ingress, "ingress", settings.ingress, detectors, image_encoders, mask_decoders, options)
 
 
+def options_of(settings: config.Settings, offer: Catalogue) -> IngressOptions:
+    """What every ingress replica is given. Raises SettingsError, of keys."""
+    return IngressOptions(
+        pairs=offer.pairs,
+        requests=Requests(
+            limits=settings.limits,
+            admission=settings.admission,
+            defaults=settings.defaults,
+            max_ongoing_requests=settings.ingress.max_ongoing_requests,
+        ),
+        fetch=settings.fetch,
+        auth=keys.gather(settings.auth),
+        detect_first=settings.detect_first,
+        id_secret=settings.id_secret or secrets.token_hex(32),  # one for all ingress replicas
+        access_log=settings.logging.access,
+    )
+
+
+def _changeable(settings: config.Settings, offer: Catalogue, requests: Requests) -> dict[str, Callable[[Any], object]]:
+    """What each deployment would make of a `user_config`, by name. They raise SettingsError."""
+    if settings.fused:
+        return {"ingress": partial(requests.changed, stages=stage_settings(offer.detectors, offer.segmenters))}
+    checks: dict[str, Callable[[Any], object]] = {"ingress": requests.changed}
+    for name, detector in offer.detectors.items():
+        checks[f"detector-{name}"] = partial(of_stage, detector.deployment)
+    for name, segmenter in offer.segmenters.items():
+        checks[f"image-encoder-{name}"] = partial(of_stage, segmenter.image_encoder)
+        checks[f"mask-decoder-{name}"] = partial(of_stage, segmenter.mask_decoder)
+    return checks
+
+
+def _check(in_place: Mapping[str, Any], checks: Mapping[str, Callable[[Any], object]]) -> None:
+    for name, told in in_place.items():
+        if name not in checks:
+            near = nearest(name, list(checks))
+            hint = f"did you mean {near}?" if near else f"there are {', '.join(checks)}"
+            raise config.SettingsError(f"deployments: there is no {name!r}; {hint}")
+        try:
+            checks[name](told)
+        except config.SettingsError as error:
+            raise config.SettingsError(f"deployments: {name}: {error}") from None
+
+
 def _deploy(
-    logging_config: dict[str, object], kind: type, name: str, replicas: Replicas, *arguments: Any, **options: Any
+    in_place: Mapping[str, Any],
+    logging_config: dict[str, object],
+    kind: type,
+    name: str,
+    replicas: Replicas,
+    *arguments: Any,
+    **options: Any,
 ) -> Application:
     """`kind(*arguments)` as a deployment called `name`, placed as `replicas` says."""
     scale: dict[str, Any] = {"num_replicas": replicas.num_replicas}
@@ -110,6 +159,7 @@ def _deploy(
         graceful_shutdown_wait_loop_s=0.5,  # Serve's 2 s would be the least time for any stop
         health_check_period_s=replicas.health_check_period_s,
         logging_config=logging_config,
+        user_config=in_place.get(name, {}),  # never none: of none, Serve tells a replica nothing
         **scale,
         **options,
     )

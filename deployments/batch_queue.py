@@ -71,13 +71,18 @@ class BatchQueue(Generic[Item, Raw]):
         clock: Callable[[], float],
         left_out: Callable[[Waiting[Item, Raw], str], None],
     ) -> None:
-        self._max_size = max_size
-        self._max_cost = max_cost
+        self.limit(max_size, max_cost)
         self._clock = clock
         self._left_out = left_out
         self._heaps: dict[Hashable, list[Entry[Item, Raw]]] = {}  # none of them empty
         self._numbers = itertools.count()
         self.times = ForwardTimes()
+
+    def limit(self, max_size: int, max_cost: int | None) -> None:
+        """Both limits, from the next batch on. What waits stays, in its order."""
+        if max_size < 1 or (max_cost is not None and max_cost < 1):
+            raise ValueError("max_batch_size and max_batch_cost must be at least 1")
+        self._max_size, self._max_cost = max_size, max_cost
 
     def add(self, key: Hashable, waiting: Waiting[Item, Raw], hurried: bool = True) -> None:
         """`hurried`: False for one whose deadline does not bring it forward."""

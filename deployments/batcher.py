@@ -51,8 +51,6 @@ class Batcher(Generic[Item, Raw]):
         clock: Callable[[], float] = time.time,
         meter: StageMeter | None = None,
     ) -> None:
-        if max_batch_size < 1 or (max_batch_cost is not None and max_batch_cost < 1):
-            raise ValueError("max_batch_size and max_batch_cost must be at least 1")
         self._forward = forward
         self._clock = clock
         self._meter = meter
@@ -60,6 +58,11 @@ class Batcher(Generic[Item, Raw]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
+
+    def limit(self, max_batch_size: int, max_batch_cost: int | None) -> None:
+        """Other limits for the batches to come; the one that runs is not touched. On the event loop, which alone forms
+        batches: so none is formed under one limit of each kind."""
+        self._queue.limit(max_batch_size, max_batch_cost)
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` on the model thread and wait. For warm-up, before the first `submit`: it blocks the loop."""

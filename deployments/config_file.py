@@ -7,18 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deployments.setting_names import nearest
 from deployments.settings import SettingsError
 
 _TOP = {"proxy_location", "http_options", "applications"}
 _HTTP = {"host", "port", "keep_alive_timeout_s"}
-_APPLICATION = {"name", "route_prefix", "import_path", "args"}
+_APPLICATION = {"name", "route_prefix", "import_path", "args", "deployments"}
+_DEPLOYMENT = {"name", "user_config"}
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """`args` of the app builder, and Serve's own `http_options`."""
+    """`args` of the app builder, `user_config` by deployment, and Serve's own `http_options`."""
 
     args: dict[str, Any] = field(default_factory=dict)
+    in_place: dict[str, Any] = field(default_factory=dict)
     http_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -50,7 +53,25 @@ def read(path: Path) -> ConfigFile:
     args = application.get("args") or {}
     if not isinstance(args, Mapping):
         raise SettingsError(f"{path}: args must be a mapping")
-    return ConfigFile(dict(args), _http_options(whole.get("http_options") or {}, f"{path}: http_options"))
+    deployments = application.get("deployments")
+    return ConfigFile(
+        dict(args),
+        _in_place([] if deployments is None else deployments, f"{path}: deployments"),
+        _http_options(whole.get("http_options") or {}, f"{path}: http_options"),
+    )
+
+
+def _in_place(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, list):
+        raise SettingsError(f"{where}: must be a list")
+    found: dict[str, Any] = {}
+    for number, one in enumerate(value):
+        deployment = _mapping(one, _DEPLOYMENT, f"{where}[{number}]")
+        name = deployment.get("name")
+        if not isinstance(name, str) or name in found:
+            raise SettingsError(f"{where}[{number}]: name must be a text, and of one deployment only")
+        found[name] = {} if deployment.get("user_config") is None else deployment["user_config"]
+    return found
 
 
 def _http_options(value: Any, where: str) -> dict[str, Any]:
@@ -67,5 +88,7 @@ def _mapping(value: Any, known: set[str], where: str) -> Mapping[str, Any]:
         raise SettingsError(f"{where}: must be a mapping")
     for name in value:
         if name not in known:
-            raise SettingsError(f"{where}: text2mask serve does not know {name!r}; `serve deploy` may")
+            near = nearest(str(name), sorted(known))
+            hint = f"did you mean {near}? `serve deploy` may know it" if near else "`serve deploy` may"
+            raise SettingsError(f"{where}: text2mask serve does not know {name!r}; {hint}")
     return value

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from deployments.in_place import Changes, of_stage
 from deployments.refusals import as_value
 from deployments.stage_runner import StageRunner, settle
 from deployments.stage_settings import DetectorSettings
@@ -35,6 +37,11 @@ class DetectorDeployment:
         )
         image = np.full((480, 640, 3), 127, np.uint8)
         self._runner.warm_up(lambda: self._stage.prepare(image, _WARM_UP))
+        self.changes = Changes(lambda told: self._runner.limit(of_stage(settings, told)))
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Serve's: batch limits for what comes; see `deployments.in_place`."""
+        self.changes.take(user_config)
 
     @as_value
     async def detect(self, image: ImageSource, request: DetectRequest, deadline: float | None = None) -> Detections:

@@ -7,6 +7,7 @@ embedding stays where it was made.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from deployments.catalogue import Catalogue, OfferedDetector, OfferedSegmenter, Pair
 from deployments.detector import DetectorDeployment
@@ -15,7 +16,7 @@ from deployments.ingress_deployment import IngressDeployment, IngressOptions
 from deployments.local_stages import LocalStages
 from deployments.mask_decoder import MaskDecoderDeployment
 from deployments.settings import SettingsError
-from deployments.stage_settings import IngressSettings, Replicas
+from deployments.stage_settings import IngressSettings, Replicas, StageSettings
 
 
 class FusedDeployment(IngressDeployment):
@@ -39,7 +40,31 @@ class FusedDeployment(IngressDeployment):
         def stages_of(pair: Pair) -> LocalStages:
             return LocalStages(detecting[pair.detector], encoding[pair.segmenter], decoding[pair.segmenter])
 
+        self._stages: Mapping[str, list[Any]] = {
+            "detector": list(detecting.values()),
+            "image_encoder": list(encoding.values()),
+            "mask_decoder": list(decoding.values()),
+        }
+        self._settings = stage_settings(detectors, segmenters)
         self.start(stages_of, options)
+
+    def change(self, told: Any) -> None:
+        """As the ingress's, and the stages' batches: a section for all models of a kind."""
+        self.hold_against(self.options.requests.changed(told, self._settings))
+        for name, stages in self._stages.items():
+            for stage in stages:
+                stage.changes.take(told.get(name, {}))
+
+
+def stage_settings(
+    detectors: Mapping[str, OfferedDetector], segmenters: Mapping[str, OfferedSegmenter]
+) -> dict[str, list[StageSettings]]:
+    """Those of all models, by kind of stage: what a fused replica's `user_config` is laid over."""
+    return {
+        "detector": [one.deployment for one in detectors.values()],
+        "image_encoder": [one.image_encoder for one in segmenters.values()],
+        "mask_decoder": [one.mask_decoder for one in segmenters.values()],
+    }
 
 
 def placement(ingress: IngressSettings, offer: Catalogue) -> Replicas:
@@ -47,12 +72,8 @@ def placement(ingress: IngressSettings, offer: Catalogue) -> Replicas:
 
     Raises SettingsError where that is more than one GPU, and no whole number of them.
     """
-    segmenters = offer.segmenters.values()
-    parts: list[Replicas] = [
-        ingress,
-        *(one.deployment for one in offer.detectors.values()),
-        *(part for one in segmenters for part in (one.image_encoder, one.mask_decoder)),
-    ]
+    stages = stage_settings(offer.detectors, offer.segmenters)
+    parts: list[Replicas] = [ingress, *(part for parts in stages.values() for part in parts)]
     gpus = round(sum(one.num_gpus for one in parts), 4)
     if gpus > 1 and gpus != int(gpus):
         raise SettingsError(f"fused: the stages set {gpus} GPUs aside together; Ray gives a part of one, or whole ones")

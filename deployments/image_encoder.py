@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from deployments import metrics
 from deployments.cache import Flights, ImageCache
 from deployments.image_ids import not_cached
+from deployments.in_place import Changes, of_stage
 from deployments.refusals import as_value
 from deployments.stage_runner import StageRunner, settle
 from deployments.stage_settings import ImageEncoderSettings
@@ -40,6 +42,11 @@ class ImageEncoderDeployment:
         self._flights: Flights[Embedding] = Flights()
         image = np.full((480, 640, 3), 127, np.uint8)
         self._runner.warm_up(lambda: self._stage.prepare(image))
+        self.changes = Changes(lambda told: self._runner.limit(of_stage(settings, told)))
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Serve's: batch limits for what comes; see `deployments.in_place`."""
+        self.changes.take(user_config)
 
     @as_value
     async def encode(

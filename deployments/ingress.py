@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from deployments.admission_settings import Defaults
 from deployments.calls import Calls
 from deployments.detect_first import find, mask, selected
 from deployments.http.errors import ApiError
@@ -81,6 +82,7 @@ class Ingress:
         is_ready: whether every stage could answer; must not call a stage.
         ids: names images for callers.
         detect_first: encode an image once something was found in it.
+        defaults: for requests that do not say it themselves.
     """
 
     def __init__(
@@ -91,12 +93,14 @@ class Ingress:
         ids: ImageIds,
         *,
         detect_first: bool = False,
+        defaults: Defaults | None = None,
     ) -> None:
         self.models = models
         self.limits = limits
         self.is_ready = is_ready
         self._sources = ImageSources(ids, limits)
         self._detect_first = detect_first
+        self._defaults = defaults or Defaults()
         # One at a time, also of those that nobody waits for any more: a drawing takes 17 bytes for each pixel.
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="drawing")
         self._by_name = {name: model for model in models for name in (model.name, *model.aliases)}
@@ -139,6 +143,7 @@ class Ingress:
             return drawn, result
 
     async def _segment(self, picture: Picture, order: Order, model: ServedModel, deadline: float) -> Result:
+        order = replace(order, detect=self._with_defaults(order.detect))
         tiling = plan(picture.size, order.tile, model.short_side, order.detect)
         with await _calls(model, picture, deadline) as calls:
             if tiling is None and not self._detect_first:
@@ -149,6 +154,14 @@ class Ingress:
             timings_ms = calls.timings.milliseconds("detect", "encode", "masks")
             result = assemble(order.detect, kept, removed, masks, model=model.name, timings_ms=timings_ms)
             return replace(result, image_id=picture.id)
+
+    def _with_defaults(self, request: DetectRequest) -> DetectRequest:
+        box, text = request.box_threshold, request.text_threshold
+        return replace(
+            request,
+            box_threshold=self._defaults.box_threshold if box is None else box,
+            text_threshold=self._defaults.text_threshold if text is None else text,
+        )
 
     async def masks(
         self, image: bytes | ImageId, order: MaskOrder, model: ServedModel, deadline: float, tenant: str = ""

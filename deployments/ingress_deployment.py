@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,13 +11,14 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments import keys, ray_metrics
-from deployments.admission_settings import AdmissionSettings, Limits
 from deployments.auth_settings import AuthSettings
 from deployments.catalogue import Pair
+from deployments.current_app import CurrentApp
 from deployments.fetch import Fetcher
 from deployments.fetch_settings import FetchSettings
 from deployments.http.app import build
 from deployments.image_ids import ImageIds
+from deployments.in_place import Changes, Requests
 from deployments.ingress import Ingress, ServedModel
 from deployments.ray_stages import RayStages
 from deployments.readiness import Readiness
@@ -31,10 +32,9 @@ class IngressOptions:
     """What every ingress replica is given, the same for all of them."""
 
     pairs: tuple[Pair, ...]
-    limits: Limits
+    requests: Requests
     auth: AuthSettings
     fetch: FetchSettings
-    admission: AdmissionSettings
     detect_first: bool
     id_secret: str
     access_log: bool
@@ -67,27 +67,57 @@ class IngressDeployment:
         """The rest of a constructor, once there is somebody to ask. Raises SettingsError."""
         keys.check(options.auth)
         ray_metrics.install()
-        models = tuple(
+        self.options = options
+        self._models = tuple(
             ServedModel(pair.name, stages_of(pair), pair.aliases, pair.card, pair.short_side) for pair in options.pairs
         )
-        self._ingress = Ingress(
-            models,
-            options.limits.of_images(),
-            Readiness(serve.get_replica_context().app_name),
+        self._is_ready = Readiness(serve.get_replica_context().app_name)
+        self._requests = options.requests
+        self._app = CurrentApp(self._built())
+        self._changes = Changes(self.change)
+
+    def __serve_build_asgi_app__(self) -> CurrentApp:  # noqa: N807  # the name that Serve looks for
+        return self._app
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Serve's: other limits and defaults for what comes; see `deployments.in_place`."""
+        self._changes.take(user_config)
+
+    def change(self, told: Any) -> None:
+        """All of `told`, or nothing where a SettingsError is raised."""
+        self.hold_against(self.options.requests.changed(told))
+
+    def hold_against(self, requests: Requests) -> None:
+        """The application anew, where that makes a difference. Requests under way end as they began; new ones find all
+        places of admission free."""
+        if requests != self._requests:
+            self._requests = requests
+            self._app.app = self._built()
+
+    def _built(self) -> FastAPI:
+        options, limits = self.options, self._requests.limits
+        ingress = Ingress(
+            tuple(replace(model, card=_card(model, self._requests)) for model in self._models),
+            limits.of_images(),
+            self._is_ready,
             ImageIds(options.id_secret),
             detect_first=options.detect_first,
+            defaults=self._requests.defaults,
         )
-        self._options = options
-
-    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: N807  # the name that Serve looks for
-        limits = self._options.limits
         return build(
-            self._ingress,
+            ingress,
             max_timeout_s=limits.max_timeout_s,
             max_body_s=limits.max_body_s,
-            auth=self._options.auth,
-            fetcher=Fetcher(self._options.fetch, limits.max_image_bytes),
-            admission=self._options.admission,
-            access_log=self._options.access_log,
+            auth=options.auth,
+            fetcher=Fetcher(options.fetch, limits.max_image_bytes),
+            admission=self._requests.admission,
+            access_log=options.access_log,
             behind_serve=True,
         )
+
+
+def _card(model: ServedModel, requests: Requests) -> Mapping[str, Any]:
+    """The model's card with what is in force now."""
+    card = model.card or {}
+    thresholds = requests.defaults.model_dump(exclude_none=True)
+    return {**card, "detector": {**card["detector"], **thresholds}, "limits": requests.limits.model_dump()}

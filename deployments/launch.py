@@ -38,11 +38,12 @@ class PortTakenError(OSError):
 def running(
     args: Mapping[str, Any],
     http_options: Mapping[str, Any],
+    in_place: Mapping[str, Any] | None = None,
     *,
     insecure: bool = False,
     metrics_port: int | None = None,
 ) -> Iterator[str]:
-    """The app of `args` (see `app.build_app`) while the block lasts; gives its base URL.
+    """The app of `args` and `in_place` (see `app.build`) while the block lasts; gives its base URL.
 
     It is warm when the block begins. When the block ends, also by an exception, Ctrl-C or SIGTERM, everything that was
     started is stopped. Nothing is reported to anyone: Ray's usage statistics are switched off. Who is asked for a key,
@@ -65,12 +66,12 @@ def running(
     import ray
     from ray import serve
 
-    from deployments.app import build_app
+    from deployments.app import build
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     settings = from_args(args)
     _check_exporter(settings.tracing)
-    app = build_app(dict(args))  # before anything is started: most mistakes show here
+    app = build(args, in_place or {})  # before anything is started: most mistakes show here
     try:
         # A Ray of its own ("local"), even where another one runs: for that there is `serve deploy`.
         with _sigint_later(), _environment({**_SERVE, **settings.tracing.environment()}):

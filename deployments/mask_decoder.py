@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from deployments.in_place import Changes, of_stage
 from deployments.refusals import as_value
 from deployments.stage_runner import StageRunner, settle
 from deployments.stage_settings import StageSettings
@@ -30,6 +32,11 @@ class MaskDecoderDeployment:
         )
         embedding, prompts = _blank(bundle.architecture)
         self._runner.warm_up(lambda: self._stage.prepare(embedding, prompts, DecodeOptions()))
+        self.changes = Changes(lambda told: self._runner.limit(of_stage(settings, told)))
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Serve's: batch limits for what comes; see `deployments.in_place`."""
+        self.changes.take(user_config)
 
     @as_value
     async def decode(

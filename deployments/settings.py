@@ -6,18 +6,20 @@ Replicas get the outcome as arguments: they do not share the shell's environment
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from deployments.admission_settings import AdmissionSettings, Limits
+from deployments.admission_settings import AdmissionSettings, Defaults, Limits
 from deployments.auth_settings import AuthSettings
 from deployments.fetch_settings import FetchSettings
 from deployments.observe_settings import LoggingSettings, TracingSettings
+from deployments.setting_names import SettingsError as SettingsError
+from deployments.setting_names import unknown
+from deployments.setting_sources import leaves, nested, parsed, put, section_of
 from deployments.stage_settings import (
     DetectorSettings,
     ImageEncoderSettings,
@@ -28,13 +30,9 @@ from deployments.stage_settings import (
 
 PREFIX = "TEXT2MASK_"
 # Read elsewhere; the key is that of a client.
-NOT_SETTINGS = {"TEXT2MASK_CHECKPOINTS", "TEXT2MASK_FONT", "TEXT2MASK_HOST", "TEXT2MASK_KEY", "TEXT2MASK_PORT"}
+NOT_SETTINGS = {f"{PREFIX}{name}" for name in ("CHECKPOINTS", "FONT", "HOST", "KEY", "METRICS_PORT", "PORT")}
 # Kubernetes sets these in every pod for each service whose name begins so.
 _OF_KUBERNETES = re.compile(r"TEXT2MASK_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
-
-
-class SettingsError(ValueError):
-    """A setting that a person can put right; the text says which and how."""
 
 
 class DetectorEntry(Section):
@@ -106,6 +104,7 @@ class Settings(Section):
     fetch: FetchSettings = FetchSettings()
     admission: AdmissionSettings = AdmissionSettings()
     limits: Limits = Limits()
+    defaults: Defaults = Defaults()
     detector: DetectorSettings = DetectorSettings()
     image_encoder: ImageEncoderSettings = ImageEncoderSettings()
     mask_decoder: MaskDecoderSettings = MaskDecoderSettings()
@@ -133,18 +132,20 @@ def resolve(
     Args:
         command_line: values by dotted name (`detector.threads`) or nested; None values count as not given.
         yaml: nested values, as in a file.
-        environ: `os.environ` by default; of it, names that begin with `TEXT2MASK_`.
+        environ: `os.environ` by default; of it, names that begin with `TEXT2MASK_`. Here and on the command line
+            lists, mappings and whole sections are JSON, and `null` is none.
 
     Raises:
         SettingsError: an unknown name, a wrong value, or values that do not fit together.
     """
+    given = nested({name: value for name, value in (command_line or {}).items() if value is not None})
     merged: dict[str, Any] = {}
     for path, value in (
-        *_leaves(yaml or {}),
-        *_from_environment(os.environ if environ is None else environ),
-        *_leaves(_nested({name: value for name, value in (command_line or {}).items() if value is not None})),
+        *leaves(yaml or {}),
+        *_texts(_from_environment(os.environ if environ is None else environ)),
+        *_texts(leaves(given)),
     ):
-        _put(merged, path, value)
+        put(merged, path, value)
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
@@ -152,39 +153,21 @@ def resolve(
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, value in environ.items():
+    # In this order a whole section (`TEXT2MASK_DETECTOR`) comes before one of its settings, which has the last word.
+    for name, value in sorted(environ.items()):
         if not name.startswith(PREFIX) or name in NOT_SETTINGS or _OF_KUBERNETES.fullmatch(name):
             continue
         path = tuple(name.removeprefix(PREFIX).lower().split("__"))
         if path[0] not in Settings.model_fields:
-            raise SettingsError(f"the environment variable {name}: {_unknown(path[0], list(Settings.model_fields))}")
+            raise SettingsError(f"the environment variable {name}: {unknown(path[0], list(Settings.model_fields))}")
         yield path, value
 
 
-def _leaves(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, value in values.items():
-        path = (*above, str(name))
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, path)
-        else:
-            yield path, value
-
-
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a.b": 1}` -> `{"a": {"b": 1}}`. Only the command line has dotted names; an alias in a file may hold a dot."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        _put(found, tuple(name.split(".")), value)
-    return found
-
-
-def _put(into: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    for part in path[:-1]:
-        below = into.setdefault(part, {})
-        if not isinstance(below, dict):  # a section that another source gave as a plain value
-            below = into[part] = {}
-        into = below
-    into[path[-1]] = value
+def _texts(found: Iterator[tuple[tuple[str, ...], Any]]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """`found`, with texts read as what the setting at their place holds."""
+    for path, text in found:
+        value = parsed(Settings, path, text)
+        yield from leaves(value, path) if isinstance(value, Mapping) and value else ((path, value),)
 
 
 def explain(error: ValidationError) -> str:
@@ -196,14 +179,8 @@ def explain(error: ValidationError) -> str:
         known = _names(path[:-1])
         if path[0] == "auth":  # it may be a key, one line too high
             return f"{'.'.join(path[:-1])}: a name here is not one of {', '.join(known)}"
-        return f"{where}: {_unknown(path[-1], known)}"
+        return f"{where}: {unknown(path[-1], known)}"
     return f"{where or 'settings'}: {fault['msg'].removeprefix('Value error, ')}"
-
-
-def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-    return f"there is no such setting; {hint}"
 
 
 def _names(path: list[str]) -> list[str]:
@@ -211,15 +188,8 @@ def _names(path: list[str]) -> list[str]:
     section: Any = Settings
     for part in path:
         if not part.isdigit():
-            section = _section(section.model_fields[part].annotation)
+            section = section_of(section.model_fields[part].annotation)
     return list(section.model_fields)
-
-
-def _section(annotation: Any) -> Any:
-    """The model in `X`, `X | None` or `tuple[X, ...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(found for one in get_args(annotation) if one is not type(None) for found in [_section(one)])
 
 
 def from_args(args: Mapping[str, Any]) -> Settings:
@@ -227,4 +197,7 @@ def from_args(args: Mapping[str, Any]) -> Settings:
     yaml = args.get("settings", {})
     if not isinstance(yaml, Mapping):
         raise SettingsError("settings: must be a mapping")
+    for name in args:
+        if name.split(".")[0] not in (known := ("settings", *Settings.model_fields)):
+            raise SettingsError(f"{name}: {unknown(name, known)}")
     return resolve({name: value for name, value in args.items() if name != "settings"}, yaml)

@@ -28,8 +28,11 @@ class StageMeter:
 
     def __init__(self, stage: str, model: str, settings: StageSettings) -> None:
         self._labels = {"stage": stage, "model": model}
-        self._max_items = settings.max_batch_size
-        self._max_cost = settings.max_batch_cost
+        self.limit(settings)
+
+    def limit(self, settings: StageSettings) -> None:
+        """Batches that end from now on are measured against these."""
+        self._most = (settings.max_batch_size, settings.max_batch_cost)  # at once: the model thread reads it
 
     def step(self, step: str, begin: float, end: float, trace: Any) -> None:
         """An item's `prepare` or `finish`, from `begin` to `end` (`time.perf_counter()`)."""
@@ -38,9 +41,10 @@ class StageMeter:
 
     def batch(self, items: Sequence[Waited], cost: int, begin: float, end: float) -> None:
         """A forward pass of `items`. Each of their traces gets its wait, and the whole pass."""
-        fill = len(items) / self._max_items
-        if self._max_cost is not None:
-            fill = max(fill, min(1.0, cost / self._max_cost))  # one that costs more than the limit runs alone
+        max_items, max_cost = self._most
+        fill = min(1.0, len(items) / max_items)  # formed under an earlier, higher limit, it is full
+        if max_cost is not None:
+            fill = max(fill, min(1.0, cost / max_cost))  # one that costs more than the limit runs alone
         metrics.STAGE.record(end - begin, step="forward", **self._labels)
         metrics.ITEMS.record(len(items), **self._labels)
         metrics.COST.record(cost, **self._labels)

@@ -61,6 +61,12 @@ class StageRunner(Generic[Item, Raw, Output]):
         self._pool = ThreadPoolExecutor(settings.cpu_threads, thread_name_prefix="cpu")
         self._few = asyncio.Semaphore(max(1, settings.cpu_threads - 1))
 
+    def limit(self, settings: StageSettings) -> None:
+        """Batch limits in place of those at the start, for what comes; on the event loop. Nothing else changes."""
+        self._batcher.limit(settings.max_batch_size, settings.max_batch_cost)
+        self._meter.limit(settings)
+        self._max_cost = settings.max_batch_cost
+
     def warm_up(self, prepare: Callable[[], Item]) -> Output:
         """One item through the whole stage, in the calling thread but for the model: for a replica's constructor."""
         item = prepare()

@@ -17,12 +17,12 @@ from docs.generate.markdown import code, document, table
 
 INTRODUCTION = f"""
 Command line > environment > YAML > defaults; resolved once, where the app is built. A wrong name or value stops the
-start with one line that says which.
+start with one line that says which. Where each is read, and what changes without a restart: [settings](../settings.md).
 
 - **YAML**: under `args: settings:` of a Serve configuration, as in [local.yaml](../../configs/local.yaml).
 - **Environment**: `{PREFIX}` and the name in capitals, `__` for the dot: `{PREFIX}DETECTOR__MAX_BATCH_SIZE=4`.
-- **Command line**: `serve run deployments.app:build_app detector.max_batch_size=4`; `text2mask serve` has options for
-  what is set most, see [command-line.md](command-line.md).
+- **Command line**: `text2mask serve --set detector.max_batch_size=4`, and options of their own for what is set most
+  ([command-line.md](command-line.md)); `serve run deployments.app:build_app detector.max_batch_size=4`.
 """
 
 _PLAIN = {int: "integer", float: "number", bool: "`true` or `false`", str: "text", Path: "path"}

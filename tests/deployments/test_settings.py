@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from deployments import config_file
 from deployments.settings import Settings, SettingsError, from_args, resolve
-
-LOCAL = Path(__file__).parents[2] / "configs" / "local.yaml"
 
 
 def test_command_line_over_environment_over_yaml_over_default() -> None:
@@ -36,10 +37,116 @@ def test_nested_and_dotted_names_are_the_same() -> None:
     assert dotted.limits.max_timeout_s == 5
 
 
+def test_the_callers_own_mappings_stay_as_they_are() -> None:
+    line = {"detector": {"threads": 1}, "detector.cpu_threads": 3}
+    settings = resolve(line, environ={})
+    assert (settings.detector.threads, settings.detector.cpu_threads) == (1, 3)
+    assert line == {"detector": {"threads": 1}, "detector.cpu_threads": 3}
+
+
 def test_the_builders_arguments_have_a_yaml_level(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEXT2MASK_MODEL", "from-environment")
     assert from_args({"settings": {"model": "from-yaml"}}).model == "from-environment"
     assert from_args({"settings": {"model": "from-yaml"}, "model": "from-line"}).model == "from-line"
+
+
+ENTRIES = [{"model": "tiny"}, {"model": "other", "deployment": {"threads": 2}}]
+
+SAME = [
+    ({"detector": {"threads": 3}}, {"TEXT2MASK_DETECTOR__THREADS": "3"}, {"detector.threads": "3"}),
+    ({"fused": True}, {"TEXT2MASK_FUSED": "true"}, {"fused": True}),
+    ({"detectors": ENTRIES}, {"TEXT2MASK_DETECTORS": json.dumps(ENTRIES)}, {"detectors": json.dumps(ENTRIES)}),
+    ({"aliases": {"best": "a+b"}}, {"TEXT2MASK_ALIASES__BEST": "a+b"}, {"aliases": '{"best": "a+b"}'}),
+    (
+        {"fetch": {"allowed_hosts": ["a.example", "b.example"]}},
+        {"TEXT2MASK_FETCH__ALLOWED_HOSTS": "a.example, b.example"},
+        {"fetch.allowed_hosts": '["a.example", "b.example"]'},
+    ),
+    (
+        {"detector": {"autoscaling": {"max_replicas": 3}, "resources": {"detector": 1}}},
+        {
+            "TEXT2MASK_DETECTOR__AUTOSCALING": '{"max_replicas": 3}',
+            "TEXT2MASK_DETECTOR__RESOURCES__DETECTOR": "1",
+        },
+        {"detector": '{"autoscaling": {"max_replicas": 3}, "resources": {"detector": 1}}'},
+    ),
+    (
+        {"detector": {"max_batch_cost": None}},
+        {"TEXT2MASK_DETECTOR__MAX_BATCH_COST": "null"},
+        {"detector.max_batch_cost": "null"},
+    ),
+    ({"id_secret": "{sixteen letters"}, {"TEXT2MASK_ID_SECRET": "{sixteen letters"}, {"id_secret": "{sixteen letters"}),
+]
+
+
+@pytest.mark.parametrize(("yaml", "environ", "line"), SAME)
+def test_each_source_can_say_it(yaml: dict[str, Any], environ: dict[str, str], line: dict[str, Any]) -> None:
+    said = resolve(yaml=yaml, environ={})
+    assert said != Settings()
+    assert resolve(environ=environ) == said
+    assert resolve(line, environ={}) == said
+
+
+@pytest.mark.parametrize("sources", [bits for bits in product((False, True), repeat=3) if any(bits)])
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("detector.threads", (1, 2, 3)),
+        ("detector.autoscaling.max_replicas", (4, 5, 6)),
+        ("limits.max_timeout_s", (7.0, 8.0, 9.0)),
+        ("detectors", ([], [{"model": "b"}], [{"model": "c"}, {"model": "d"}])),
+        ("fetch.allowed_hosts", (["a.example"], [], ["c.example", "d.example"])),
+    ],
+)
+def test_the_strongest_source_that_says_it_decides(
+    path: str, values: tuple[Any, Any, Any], sources: tuple[bool, bool, bool]
+) -> None:
+    """And what only a weaker one says stays."""
+    in_yaml, in_environment, in_line = sources
+    yaml: dict[str, Any] = {"image_encoder": {"threads": 11}}
+    if in_yaml:
+        section = yaml
+        *above, last = path.split(".")
+        for name in above:
+            section = section.setdefault(name, {})
+        section[last] = values[0]
+    variable = "TEXT2MASK_" + path.upper().replace(".", "__")
+    environ = {variable: json.dumps(values[1])} if in_environment else {}
+    before = json.dumps(yaml)
+    found: Any = resolve({path: values[2]} if in_line else {}, yaml, environ)
+    assert json.dumps(yaml) == before
+    assert found.image_encoder.threads == 11
+    said = [value for value, is_said in zip(values, sources, strict=True) if is_said][-1]
+    for name in path.split("."):
+        found = getattr(found, name)
+    assert TypeAdapter(Any).dump_python(found, mode="json", exclude_unset=True) == said
+
+
+def test_one_setting_has_the_last_word_over_its_whole_section() -> None:
+    environ = {"TEXT2MASK_DETECTOR__THREADS": "1", "TEXT2MASK_DETECTOR": '{"threads": 5, "cpu_threads": 5}'}
+    for order in (environ, dict(reversed(environ.items()))):
+        settings = resolve(environ=order)
+        assert (settings.detector.threads, settings.detector.cpu_threads) == (1, 5)
+
+
+def test_what_is_no_json_is_refused() -> None:
+    with pytest.raises(SettingsError, match="detectors: not valid JSON"):
+        resolve(environ={"TEXT2MASK_DETECTORS": "[{"})
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ({"setings": {}}, "setings: there is no such setting; did you mean settings?"),
+        ({"settings": {"modl": "tiny"}}, "modl: there is no such setting; did you mean model?"),
+        ({"detectr.threads": 1}, "detectr.threads: there is no such setting"),
+        ({"settings": []}, "settings: must be a mapping"),
+    ],
+)
+def test_the_builders_arguments_are_refused_as_well(args: dict[str, Any], text: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        from_args(args)
+    assert text in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -99,23 +206,6 @@ def test_what_may_be_a_key_is_not_repeated() -> None:
     assert "keys_file" in str(refusal.value)
 
 
-def test_the_local_configuration_is_valid_and_stays_on_this_machine() -> None:
-    file = config_file.read(LOCAL)
-    settings = from_args(file.args)
-    assert settings.model == "tiny"
-    assert file.http_options == {"host": "127.0.0.1", "port": 8000}
-    stages = (settings.detector, settings.image_encoder, settings.mask_decoder, settings.ingress)
-    # Two CPUs hold it all, with room for a second copy while one is replaced.
-    assert sum(stage.num_cpus * stage.num_replicas for stage in stages) <= 1
-
-
-def test_the_local_configuration_is_valid_for_serve() -> None:
-    yaml = pytest.importorskip("yaml")
-    schema = pytest.importorskip("ray.serve.schema")
-    parsed = schema.ServeDeploySchema.model_validate(yaml.safe_load(LOCAL.read_text()))
-    assert [app.import_path for app in parsed.applications] == ["deployments.app:build_app"]
-
-
 _APP = "applications: [{import_path: deployments.app:build_app"
 
 
@@ -128,12 +218,19 @@ _APP = "applications: [{import_path: deployments.app:build_app"
         ("[]", "must be a mapping"),
         ("applications: []", "exactly one application"),
         ("applications: [{import_path: other:app}]", "import_path must be"),
-        ("applications: [{import_path: deployments.app:build_app, deployments: []}]", "does not know 'deployments'"),
+        (f"{_APP}, runtime_env: {{}}}}]", "does not know 'runtime_env'"),
+        (f"{_APP}, arg: {{}}}}]", "does not know 'arg'; did you mean args?"),
+        (f"{_APP}, deployments: {{}}}}]", "deployments: must be a list"),
+        (f"{_APP}, deployments: [{{name: ingress, num_replicas: 2}}]}}]", "does not know 'num_replicas'"),
+        (f"{_APP}, deployments: [{{nam: ingress}}]}}]", "does not know 'nam'; did you mean name?"),
+        (f"{_APP}, deployments: [{{}}]}}]", "name must be a text"),
+        (f"{_APP}, deployments: [{{name: a}}, {{name: a}}]}}]", "of one deployment only"),
+        (f"{_APP}}}]\nhttp_option: {{}}", "does not know 'http_option'; did you mean http_options?"),
         ("applications: [{import_path: deployments.app:build_app, route_prefix: /x}]", "route_prefix must be /"),
         ("grpc_options: {}", "does not know 'grpc_options'"),
         (f"{_APP}, args: 5}}]", "args must be a mapping"),
         (f"{_APP}}}]\nhttp_options: 5", "must be a mapping"),
-        (f"{_APP}}}]\nhttp_options: {{prot: 8000}}", "does not know 'prot'"),
+        (f"{_APP}}}]\nhttp_options: {{prot: 8000}}", "does not know 'prot'; did you mean port?"),
         (f"{_APP}}}]\nhttp_options: {{port: '8000'}}", "port must be an integer"),
         (f"{_APP}}}]\nhttp_options: {{port: 0}}", "port must be an integer"),
         (f"{_APP}}}]\nhttp_options: {{host: 1}}", "host must be a text"),
