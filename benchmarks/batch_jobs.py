@@ -68,9 +68,8 @@ def job(folder: Path, kind: str) -> dict[str, Any]:
     """Arm b or c, on a Ray of its own."""
     from benchmarks.three_pools import three_pools
     from deployments.jobs.connection import connected
-    from deployments.jobs.dataset import quiet, steps, stream
+    from deployments.jobs.dataset import steps, stream
     from deployments.jobs.inputs import find_work
-    from deployments.jobs.passes import BLOCK_ROWS
     from deployments.jobs.plan import Plan, Pools
     from deployments.jobs.storage import StorageOptions
     from deployments.jobs.tally import Tally
@@ -80,9 +79,9 @@ def job(folder: Path, kind: str) -> dict[str, Any]:
     plan = Plan.make(resolve({}), StorageOptions(), {})
     through = steps(plan, Pools()) if kind == "b" else three_pools(plan)
     begin = time.time()
-    with connected("local", through), quiet():
+    with connected("local", through):
         tally = Tally(len(work))
-        for rows in stream(work, plan, through, block_rows=BLOCK_ROWS):
+        for rows in stream(work, plan, through):
             tally.add(rows)
         end = time.time()
     told = tally.progress().to_json()

@@ -47,7 +47,7 @@ def display(shown: Shown) -> Iterator[Callable[[Progress], None]]:
 
 
 class _Lines:
-    """What was told last, every few seconds, whether or not there was a change; and at once what was told at the end."""
+    """What was told last, every few seconds, changed or not; and what was told at the end."""
 
     def __init__(self) -> None:
         self._last: tuple[Progress, float] | None = None

@@ -21,8 +21,8 @@ def connected(address: str | None, through: list[Step]) -> Iterator[None]:
     """The Ray that this process is connected to, or that of the address or of `RAY_ADDRESS`, or one of this job's own.
 
     Raises:
-        SettingsError: nobody is at the address; or, on a Ray of its own, this machine has no room for the pools. (Another
-            Ray may grow.)
+        SettingsError: nobody is at the address; or, on a Ray of its own, this machine has no room for the pools.
+            (Another Ray may grow.)
     """
     if ray.is_initialized():
         yield

@@ -95,7 +95,7 @@ def _take(blocks: Generator[pa.Table, None, None], sink: Sink) -> None:
                 down = down + 1 if code in _DOWN else 0
             if down >= DOWN_IN_A_ROW:
                 raise JobError(
-                    f"{_DOWN[code]}: the last {down} images have the error {code}, which --retry-errors redoes"
+                    f"{_DOWN[code]}: {down} images in a row have the error {code}; --retry-errors redoes them"
                 )
 
 

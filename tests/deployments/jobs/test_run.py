@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from deployments.jobs import JobError, dataset, live_parts, read_results, run_batch
+from deployments.jobs import JobError, dataset, live_parts, passes, read_results, run_batch
 from deployments.jobs.halves import DONE, FOUND
 from deployments.jobs.inputs import InputError
 from deployments.jobs.output import OutputError
@@ -78,6 +79,7 @@ def test_the_same_call_again_has_nothing_to_do(labelled: tuple[Path, Any], photo
     progress = run_batch(str(photos), PROMPT, str(output), on_progress=told.append)
     assert (progress.earlier, progress.done) == (18, 0)
     assert told[-1].eta_s is None
+    assert progress.failed == 0
     assert live_parts(output) == before
 
 
@@ -137,9 +139,10 @@ def test_bad_files_are_rows_and_good_ones_are_not_lost(photos: Path, tmp_path: P
     assert "image_encoder" not in progress.stages
 
     (folder / "cut.jpg").write_bytes(good)
-    assert run_batch(str(manifest), PROMPT, str(output), masks=False).done == 0  # an error is an answer
+    same = run_batch(str(manifest), PROMPT, str(output), masks=False, nms="class", max_area=1.0)  # as by default
+    assert (same.done, same.errors, same.failed) == (0, {}, 6)  # an error is an answer
     again = run_batch(str(manifest), PROMPT, str(output), masks=False, retry_errors=True)
-    assert (again.done, sum(again.errors.values())) == (6, 5)
+    assert (again.done, sum(again.errors.values()), again.failed) == (6, 5, 5)
     mended = rows(output)
     assert len(mended) == 7
     assert_same_boxes(mended["cut.jpg"].result, reference)
@@ -258,6 +261,25 @@ def test_workers_that_do_not_start_are_told(photos: Path, tmp_path: Path, monkey
     monkeypatch.setattr(dataset, "DetectorWorker", Broken)
     with pytest.raises(JobError, match="the weights are not there"):
         run_batch(str(photos / "00.jpg"), PROMPT, str(tmp_path / "labels"))
+    assert_ended()
     manifest = json.loads((tmp_path / "labels" / "_manifest.json").read_text())
     assert manifest["run"] is None
     assert not manifest["complete"]
+
+
+def test_workers_that_fail_on_everything_end_the_job(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "DetectorWorker", Finding)
+    monkeypatch.setattr(dataset, "SegmenterWorker", Masking)
+    monkeypatch.setattr(passes, "DOWN_IN_A_ROW", 3)
+    monkeypatch.setattr(passes, "_DOWN", {"nothing": "there is no model"})
+    with pytest.raises(JobError, match=r"there is no model: \d+ images in a row"):
+        run_batch(str(photos / "0[0-5].jpg"), PROMPT, str(tmp_path / "labels"))
+    assert_ended()
+    assert len(rows(tmp_path / "labels")) == 6
+
+
+def assert_ended() -> None:
+    """Nothing of the job runs on, which would look for another Ray when this one is gone."""
+    assert not [one.name for one in threading.enumerate() if one.name.startswith("StreamingExecutor")]
