@@ -8,16 +8,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deployments.jobs.manifests import DAMAGED, InputError, ManifestRow, resolved, row_invalid, row_prompt
+from deployments.jobs.manifests import (
+    DAMAGED,
+    NO_PROMPT,
+    InputError,
+    ManifestRow,
+    resolved,
+    row_invalid,
+    row_prompt,
+)
 from deployments.jobs.storage import Place, StorageError, storage_errors
 
 _ROWS = 8_192  # of paths and prompts in memory at a time
 _IMAGES = 16  # of images
 _BUFFER = 2**20  # bytes; a column is read through it, never whole
+_UNREADABLE = object()
 
 
 def read_rows(manifest: Place) -> Iterator[ManifestRow]:
-    """See `manifests.read_rows`."""
+    """See `manifests.read_rows`. A row with text that is no UTF-8 is one that names nothing."""
     folder = manifest.uri.rpartition("/")[0]
     try:
         with storage_errors(DAMAGED), manifest.open_input() as handle:
@@ -28,8 +37,9 @@ def read_rows(manifest: Place) -> Iterator[ManifestRow]:
             for group in range(file.metadata.num_row_groups):
                 row = 0
                 for path, prompt in _values(file, group, columns):
-                    found = None if path is None else resolved(path, folder)
-                    yield ManifestRow(number, found, row_prompt(prompt), holds_image, None, group, row)
+                    found = resolved(path, folder) if isinstance(path, str) else None
+                    asked = NO_PROMPT if _UNREADABLE in (path, prompt) else row_prompt(prompt)
+                    yield ManifestRow(number, found, asked, holds_image, None, group, row)
                     number, row = number + 1, row + 1
     except StorageError as error:
         if error.code != DAMAGED.code:
@@ -43,6 +53,9 @@ def _columns(manifest: Place, schema: pa.Schema) -> list[str]:
     if not names & {"path", "bytes"}:
         there = ", ".join(schema.names[:20]) or "none"
         raise InputError(f"{manifest.uri} has neither a column path nor one bytes; it has: {there}")
+    for name in ("path", "bytes", "prompt"):
+        if schema.names.count(name) > 1:
+            raise InputError(f"{manifest.uri} has more than one column {name}")
     if "path" in names and not _is_text(schema.field("path").type):
         raise InputError(f"the column path of {manifest.uri} must be text")
     if "bytes" in names and not _is_binary(schema.field("bytes").type):
@@ -55,11 +68,13 @@ def _columns(manifest: Place, schema: pa.Schema) -> list[str]:
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return _is_text(kind.value_type)
-    return any(of(kind) for of in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null))
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(of(kind) for of in kinds)
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return any(of(kind) for of in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null))
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_null)
+    return any(of(kind) for of in kinds)
 
 
 def _is_prompt(kind: pa.DataType) -> bool:
@@ -68,15 +83,30 @@ def _is_prompt(kind: pa.DataType) -> bool:
     return _is_text(kind)
 
 
-def _values(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[tuple[str | None, Any]]:
-    """Path and prompt of each row of a group."""
+def _values(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[tuple[Any, Any]]:
+    """Path and prompt of each row of a group; _UNREADABLE in the place of either that is no UTF-8."""
     if not columns:
         yield from ((None, None) for _ in range(file.metadata.row_group(group).num_rows))
         return
     for batch in file.iter_batches(_ROWS, row_groups=[group], columns=columns, use_threads=False):
         nothing = [None] * batch.num_rows
-        paths, prompts = (batch[name].to_pylist() if name in columns else nothing for name in ("path", "prompt"))
+        paths, prompts = (_read(batch[name]) if name in columns else nothing for name in ("path", "prompt"))
         yield from zip(paths, prompts, strict=True)
+
+
+def _read(column: pa.Array) -> list[Any]:
+    """Parquet's writers need not check that text is UTF-8, and its readers do not."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return [_read_one(value) for value in column]
+
+
+def _read_one(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return _UNREADABLE
 
 
 class ParquetImages:

@@ -8,13 +8,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from deployments.cli.inputs import find_pictures
 from deployments.jobs.inputs import WORK, InputError, find_work, row_id
+from deployments.jobs.load import load
 from deployments.jobs.storage import StorageOptions, place
+from pipeline.image import ImageLimits
 from tests.deployments.jobs.s3 import Bucket, Front, checked_credentials
 
 HERE = StorageOptions()
@@ -151,6 +154,47 @@ def test_a_parquet_manifest(tree: Path) -> None:
     assert work["prompt"].to_pylist() == ['["car","wheel"]', '"dog, cat"', '"dog, cat"', '["é"]', '["car"]', '["car"]']
     assert work["container"].to_pylist() == [None] * 5 + [source]
     assert (work["group"][5].as_py(), work["row"][5].as_py()) == (2, 1)
+
+
+def not_utf8(*values: bytes) -> pa.Array:
+    """Text as some writers leave it."""
+    ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
+    return pa.Array.from_buffers(pa.string(), len(values), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(values))])
+
+
+def test_text_that_is_no_utf8_costs_its_own_row(tree: Path) -> None:
+    whole = pa.array(["a.jpg", "b.jpg", "c.jpg"])
+    bad = not_utf8(b"x", b"caf\xe9", b"z")
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), bad)
+    beside = {"path": bad, "bytes": pa.array([b"1", b"2", b"3"])}
+    for columns in ({"path": bad}, {"path": whole, "prompt": bad}, {"path": whole, "prompt": lists}, beside):
+        work = find_work(parquet(tree, columns), "own", HERE)
+        codes = {row["path"]: row["code"] for batch in load(work, HERE, ImageLimits()) for row in batch.to_pylist()}
+        assert [codes[path] == "manifest_row_invalid" for path in paths(work)] == [False, True, False]
+
+
+def test_columns_of_views(tree: Path) -> None:
+    text = pa.array(["a.jpg", None, "a name of more than twelve letters.jpg"], pa.string_view())
+    data = pa.array([None, b"2", b"an image of more than twelve bytes"], pa.binary_view())
+    prompts = pa.array([["a"], None, ["b", "c"]], pa.list_(pa.string_view()))
+    source = parquet(tree, {"path": text, "bytes": data, "prompt": prompts})
+    work = find_work(source, "own", HERE)
+    assert work["prompt"].to_pylist() == ['["a"]', '"own"', '["b","c"]']
+    images = {row["path"]: row["image"] for batch in load(work, HERE, ImageLimits()) for row in batch.to_pylist()}
+    assert images == {
+        f"{tree}/a.jpg": b"x",
+        f"{source}#1": b"2",
+        f"{tree}/a name of more than twelve letters.jpg": b"an image of more than twelve bytes",
+    }
+
+
+@pytest.mark.parametrize("name", ["path", "bytes", "prompt"])
+def test_a_column_that_is_there_twice_is_told(tmp_path: Path, name: str) -> None:
+    columns = {"path": pa.array(["a"]), "bytes": pa.array([b"a"]), "prompt": pa.array(["a"])}
+    table = pa.Table.from_arrays([*columns.values(), columns[name]], names=[*columns, name])
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=f"has more than one column {name}"):
+        find_work(str(tmp_path / "x.parquet"), "car", HERE)
 
 
 def test_images_in_a_parquet_manifest(tree: Path) -> None:
