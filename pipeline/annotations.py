@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -20,6 +19,10 @@ from pipeline.stages import RLE
 
 Style = Literal["coco", "lvis", "lvis-fixed"]
 Row = dict[str, Any]
+
+_MOST_ID = 2**63 - 1
+_MOST_SIDE = 1_000_000  # pixels; no image as large is taken
+_BEYOND = 4  # longer sides of its image: how far from the corner a coordinate may be, for every pixel takes memory
 
 
 class AnnotationError(ValueError):
@@ -107,8 +110,8 @@ def _by_id(rows: list[Row], name: str, value: Any) -> dict[int, Any]:
 
 def _image(row: Mapping[str, Any], where: str, federated: bool) -> Row:
     size = {side: _whole(row, side, where) for side in ("width", "height")}
-    if min(size.values()) < 1:
-        raise AnnotationError(f"{where}: width and height must be at least 1")
+    if min(size.values()) < 1 or max(size.values()) > _MOST_SIDE:
+        raise AnnotationError(f"{where}: width and height must be at least 1 and at most {_MOST_SIDE}")
     name, url = row.get("file_name"), row.get("coco_url")
     if not isinstance(name, str) and isinstance(url, str):  # LVIS: below a folder with train2017 and val2017
         name = "/".join(url.split("/")[-2:])
@@ -116,10 +119,10 @@ def _image(row: Mapping[str, Any], where: str, federated: bool) -> Row:
         raise AnnotationError(f"{where} has no file_name")
     if ".." in PurePosixPath(name).parts or name.startswith("/"):
         raise AnnotationError(f"{where}.file_name {name!r} leads out of the folder of images")
-    image: Row = {"id": _whole(row, "id", where), "file_name": name, **size}
+    image: Row = {"id": _id(row, "id", where), "file_name": name, **size}
     for field in ("neg_category_ids", "not_exhaustive_category_ids") if federated else ():
         ids = row.get(field)
-        if not isinstance(ids, list) or not all(isinstance(one, int) for one in ids):
+        if not isinstance(ids, list) or not all(isinstance(one, int) and 0 <= one <= _MOST_ID for one in ids):
             raise AnnotationError(f"{where} has no list {field}, which every image of LVIS has")
         image[field] = ids
     return image
@@ -129,7 +132,7 @@ def _category(row: Mapping[str, Any], where: str, federated: bool) -> Row:
     name = row.get("name")
     if not isinstance(name, str) or not name.strip():
         raise AnnotationError(f"{where} has no name")
-    category: Row = {"id": _whole(row, "id", where), "name": name}
+    category: Row = {"id": _id(row, "id", where), "name": name}
     if federated:
         if row.get("frequency") not in ("r", "c", "f"):
             raise AnnotationError(f"{where} has no frequency r, c or f, which every category of LVIS has")
@@ -140,16 +143,16 @@ def _category(row: Mapping[str, Any], where: str, federated: bool) -> Row:
 def _annotation(
     row: Mapping[str, Any], where: str, sizes: Mapping[int, tuple[int, int]], known: Mapping[int, str]
 ) -> Row:
-    image, category = _whole(row, "image_id", where), _whole(row, "category_id", where)
+    image, category = _id(row, "image_id", where), _id(row, "category_id", where)
     if image not in sizes:
         raise AnnotationError(f"{where}: there is no image {image}")
     if category not in known:
         raise AnnotationError(f"{where}: there is no category {category}")
-    box = row.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not _numbers(box) or min(box[2:]) < 0:
-        raise AnnotationError(f"{where}.bbox must be x, y, width and height in pixels")
-    if not _numbers([row.get("area")]):
-        raise AnnotationError(f"{where} has no area")
+    box, most = row.get("bbox"), _BEYOND * max(sizes[image])
+    if not isinstance(box, list) or len(box) != 4 or not _numbers(box, most) or min(box[2:]) < 0:
+        raise AnnotationError(f"{where}.bbox must be x, y, width and height in pixels, {most} at most")
+    if not _numbers([row.get("area")], most**2):
+        raise AnnotationError(f"{where} has no area in pixels, {most**2} at most")
     if row.get("iscrowd", 0) not in (0, 1):
         raise AnnotationError(f"{where}.iscrowd must be 0 or 1")
     crowd = int(row.get("iscrowd", 0))
@@ -162,9 +165,10 @@ def _annotation(
 def _segmentation(given: Any, where: str, size: tuple[int, int]) -> Any:
     """Polygons or run lengths, sound: the C code that reads them next does not check."""
     if isinstance(given, list):
-        if all(isinstance(one, list) and len(one) >= 6 and len(one) % 2 == 0 and _numbers(one) for one in given):
+        most = _BEYOND * max(size)
+        if all(isinstance(one, list) and len(one) >= 6 and len(one) % 2 == 0 and _numbers(one, most) for one in given):
             return given
-        raise AnnotationError(f"{where}: a polygon must be x, y of three points or more")
+        raise AnnotationError(f"{where}: a polygon must be x, y of three points or more, {most} pixels at most")
     counts = given.get("counts") if isinstance(given, Mapping) else None
     if counts is None or given.get("size") != [*size]:
         raise AnnotationError(f"{where} must be polygons, or run lengths of the image's size {[*size]}")
@@ -182,12 +186,20 @@ def _segmentation(given: Any, where: str, size: tuple[int, int]) -> Any:
 
 def _whole(row: Mapping[str, Any], name: str, where: str) -> int:
     value = row.get(name)
-    if isinstance(value, str) and value.isdecimal():  # as some programs write ids
+    if isinstance(value, str) and value.isdecimal() and len(value) <= len(str(_MOST_ID)):  # as some programs write ids
         return int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise AnnotationError(f"{where} has no whole number {name}")
     return value
 
 
-def _numbers(values: list[Any]) -> bool:
-    return all(isinstance(one, (int, float)) and not isinstance(one, bool) and isfinite(one) for one in values)
+def _id(row: Mapping[str, Any], name: str, where: str) -> int:
+    value = _whole(row, name, where)
+    if not 0 <= value <= _MOST_ID:
+        raise AnnotationError(f"{where}.{name} must be from 0 to {_MOST_ID}")
+    return value
+
+
+def _numbers(values: list[Any], most: int) -> bool:
+    """Whether all are numbers from -most to most, so none is infinite or no number."""
+    return all(isinstance(one, (int, float)) and not isinstance(one, bool) and abs(one) <= most for one in values)

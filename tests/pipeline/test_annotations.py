@@ -75,6 +75,17 @@ def test_what_is_read() -> None:
         (changed("annotations", 0, "category_id", value=3), "there is no category 3"),
         (changed("annotations", 0, "bbox", value=[0, 0, -1, 1]), r"annotations\[0\].bbox must be"),
         (changed("annotations", 0, "bbox", 0, value=float("nan")), "bbox must be"),
+        (changed("annotations", 0, "bbox", 2, value=10**400), r"annotations\[0\].bbox must be"),
+        (changed("annotations", 0, "bbox", 0, value=-17), "bbox must be x, y, width and height in pixels, 16 at most"),
+        (changed("annotations", 0, "area", value=10**400), r"annotations\[0\] has no area"),
+        (changed("images", 0, "id", value=2**70), r"images\[0\].id must be from 0 to 9223372036854775807"),
+        (changed("images", 0, "id", value="9" * 5_000), r"images\[0\] has no whole number id"),
+        (changed("images", 1, "id", value=-1), r"images\[1\].id must be from 0"),
+        (changed("images", 0, "width", value=2**70), r"images\[0\]: width and height .* at most 1000000"),
+        (changed("categories", 1, "id", value=2**63), r"categories\[1\].id must be from 0"),
+        (changed("annotations", 0, "image_id", value=-1), r"annotations\[0\].image_id must be from 0"),
+        (changed("annotations", 0, "segmentation", 0, 2, value=1e9), r"annotations\[0\].segmentation: .* 16 pixels"),
+        (changed("annotations", 0, "segmentation", 0, 2, value=float("nan")), "a polygon must be"),
         (changed("annotations", 0, "area"), "has no area"),
         (changed("annotations", 0, "iscrowd", value=2), "iscrowd must be"),
         (changed("annotations", 0, "segmentation", value=[[0, 1, 2, 1]]), "three points"),
@@ -89,6 +100,14 @@ def test_what_is_wrong_is_said(text: bytes, said: str) -> None:
     with pytest.raises(AnnotationError, match=said) as raised:
         read_truth(text)
     assert "\n" not in str(raised.value)
+
+
+def test_what_reaches_beyond_its_image_is_taken() -> None:
+    data = json.loads(changed("annotations", 0, "segmentation", 0, 2, value=16))
+    data["images"][0]["id"] = data["annotations"][0]["image_id"] = 2**63 - 1
+    data["annotations"][0] |= {"bbox": [-16, 0, 16, 16], "area": 256}
+    [first, *_] = read_truth(json.dumps(data).encode()).annotations
+    assert (first["image_id"], first["bbox"], first["segmentation"][0][2]) == (2**63 - 1, [-16, 0, 16, 16], 16)
 
 
 @pytest.mark.parametrize("style", ["lvis", "lvis-fixed"])
