@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from pipeline.annotations import Row, Style, Truth
 from pipeline.formats.answer import number
-from pipeline.prompt import normalise
+from pipeline.prompt import identity, normalise
 
 if TYPE_CHECKING:
     from pipeline.result import Result
@@ -49,7 +49,7 @@ class Found:
 
     def __init__(self, truth: Truth, style: Style = "coco") -> None:
         self._sizes = {image["id"]: [image["height"], image["width"]] for image in truth.images}
-        texts = [normalise(text) for text in truth.prompt(style)]
+        texts = [identity(normalise(text)) for text in truth.prompt(style)]
         # Two categories of one text are one class to the detector; what it finds counts for both, as it would if they
         # were asked for apart.
         self._categories = [

@@ -43,6 +43,12 @@ def normalise(text: str) -> str:
     return " ".join(_RESERVED.sub(" ", text).split()).lower()
 
 
+def identity(normalised: str) -> str:
+    """What two normalised texts share if they are one class: an accent composed or apart is one text, to people and to
+    the model."""
+    return unicodedata.normalize("NFC", normalised)
+
+
 def parse_classes(
     prompt: Prompt,
     mode: Literal["classes", "phrase"] = "classes",
@@ -92,9 +98,7 @@ def parse_classes(
         normalised = normalise(_sound(text, place))
         if all(unicodedata.category(c) in _INVISIBLE for c in normalised):
             raise StageError("invalid_value", "has no text", place)
-        # An accent composed or apart is one text, to people and to the model.
-        same = unicodedata.normalize("NFC", normalised)
-        classes.setdefault(same, TextClass(class_id, text.strip(), normalised, threshold))
+        classes.setdefault(identity(normalised), TextClass(class_id, text.strip(), normalised, threshold))
     return tuple(classes.values())
 
 

@@ -15,6 +15,7 @@ from pipeline import masks
 from pipeline.annotations import Style, Truth, read_truth
 from pipeline.evaluation import Found, Kind, evaluate
 from pipeline.masks import BoolArray
+from pipeline.prompt import parse_classes
 from pipeline.result import Result
 
 pytest.importorskip("faster_coco_eval")
@@ -241,3 +242,21 @@ def test_categories_of_one_text_share_what_is_found() -> None:
     found = found_in(truth, {1: result(box, np.zeros(1, int), np.array([0.5]))}, style="lvis")
     assert [row["category_id"] for row in found.rows("bbox")] == [4, 9]
     assert evaluate(truth, found, "bbox", "lvis").classes[9]["AP"] == pytest.approx(1.0)
+
+
+def test_an_accent_composed_and_apart_is_one_class() -> None:
+    names = ["Caf\u00e9", "chair", "cafe\u0301"]
+    truth = read_truth(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "a", "height": 150, "width": 130}],
+                "annotations": [],
+                "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+            }
+        ).encode()
+    )
+    asked = [one.class_id for one in parse_classes(truth.prompt("coco"))]
+    assert asked == [0, 1]
+    boxes = np.array([[10, 10, 60, 60], [20, 20, 60, 60]], np.float32)
+    found = found_in(truth, {1: result(boxes, np.array(asked), np.array([0.5, 0.4]))})
+    assert [row["category_id"] for row in found.rows("bbox")] == [0, 2, 1]
