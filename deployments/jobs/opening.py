@@ -38,7 +38,7 @@ def take(
         before = Manifest(wanted["model"], wanted)
     if before.run is not None and not take_over:
         _refuse_company(place, before.run, now)
-    if not overwrite:
+    if not overwrite and before.parts:  # without a row there is nothing to mix with
         _refuse_difference(before.settings, wanted)
     after = before if not overwrite else swapped(before, [], {part.name for part in before.parts}, now)
     run = lease.begin(now)

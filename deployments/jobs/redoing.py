@@ -16,10 +16,15 @@ class Redoing:
 
     def __init__(self, output: Place) -> None:
         self._output = output
-        self._part: dict[str, str] = {}  # by id
+        self._names: list[str] = []
+        self._number: dict[str, int] = {}  # of a part: where its name is, which changes as it is written again
+        self._part: dict[str, int] = {}  # by id, that number
 
     def add(self, ids: Iterable[str], part: str) -> None:
-        self._part.update(dict.fromkeys(ids, part))
+        number = self._number.setdefault(part, len(self._names))
+        if number == len(self._names):
+            self._names.append(part)
+        self._part.update(dict.fromkeys(ids, number))
 
     def rewritten(self, ids: Iterable[str], name: str) -> tuple[list[Part], dict[str, str]]:
         """Writes the parts that hold any of these rows without them.
@@ -36,7 +41,7 @@ class Redoing:
         wanted: dict[str, set[str]] = {}
         for id in ids:
             if id in self._part:
-                wanted.setdefault(self._part[id], set()).add(id)
+                wanted.setdefault(self._names[self._part[id]], set()).add(id)
         names = {old: f"{name}-{number}.parquet" for number, old in enumerate(wanted)}
         new: list[Part] = []
         for old, gone in wanted.items():
@@ -44,10 +49,12 @@ class Redoing:
         return new, names
 
     def forget(self, ids: Iterable[str], names: dict[str, str]) -> None:
-        """The rewritten parts are in the place of the old ones."""
-        if names:
-            gone = set(ids)
-            self._part = {id: names.get(part, part) for id, part in self._part.items() if id not in gone}
+        """The rewritten parts are in the place of the old ones. Costs what is redone, not what is left."""
+        for id in ids:
+            self._part.pop(id, None)
+        for old, new in names.items():
+            number = self._number.pop(old)
+            self._number[new], self._names[number] = number, new
 
 
 def gathered(output: Place, manifest: Manifest, name: str) -> tuple[list[Part], set[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from deployments.jobs import output as writing
 from deployments.jobs import redoing
 from deployments.jobs.output import Output, OutputError
+from deployments.jobs.redoing import Redoing
 from deployments.jobs.storage import place
 from tests.deployments.jobs.made import SETTINGS, bad, good, goods, listed, manifest, table
 
@@ -113,6 +115,16 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     assert (on_disk(tmp_path), manifest(tmp_path)) == before
 
 
+def test_an_output_without_a_row_takes_any_settings(tmp_path: Path) -> None:
+    write(tmp_path, complete=False)
+    other = {**SETTINGS, "model": "swint+vit_b", "prompt": "blue square"}
+    with Output.open(place(tmp_path), other) as output:
+        output.add(goods("a"))
+    assert (manifest(tmp_path)["settings"], manifest(tmp_path)["model"]) == (other, "swint+vit_b")
+    with pytest.raises(OutputError, match="made with model swint"):
+        Output.open(place(tmp_path), SETTINGS)
+
+
 def test_overwrite_begins_anew_and_readers_have_an_hour(tmp_path: Path) -> None:
     clock = Clock()
     write(tmp_path, goods("ab"), clock=clock)
@@ -150,6 +162,20 @@ def test_retry_redoes_errors_and_leaves_the_rest_alone(tmp_path: Path, monkeypat
     assert [part for part in said["parts"] if part in fine] == fine
     assert said["errors"] == 2
     assert on_disk(tmp_path) == known(tmp_path)
+
+
+def test_redoing_a_few_costs_those_alone(tmp_path: Path) -> None:
+    errors = Redoing(place(tmp_path))
+    for part in range(10):
+        errors.add((f"{part}-{number}" for number in range(5_000)), f"parts/{part}.parquet")
+    tracemalloc.start()
+    try:
+        errors.forget(["3-7", "4-8"], {f"parts/{part}.parquet": f"parts/left-{part}.parquet" for part in (3, 4)})
+        assert tracemalloc.get_traced_memory()[1] < 10_000  # bytes; of 50,000 ids it would be millions
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(OutputError, match=r"parts/left-4\.parquet is not there"):
+        errors.rewritten(["3-7", "4-8", "4-9"], "parts/next")
 
 
 def test_without_retry_errors_are_done(tmp_path: Path) -> None:
