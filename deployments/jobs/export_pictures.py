@@ -22,7 +22,7 @@ from pipeline.formats.masks import png
 from pipeline.image import ImageLimits, decode
 from pipeline.result import Result
 
-_IN_MANIFEST = re.compile(r"(.+\.(?:parquet|jsonl))#(\d+)", re.IGNORECASE | re.DOTALL)
+_IN_MANIFEST = re.compile(r"(.+\.(?:parquet|jsonl))#([0-9]{1,18})", re.IGNORECASE | re.DOTALL)
 
 
 def write_masks(target: Place, name: str, result: Result, *, overwrite: bool) -> int:

@@ -7,20 +7,18 @@ import logging
 import re
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from deployments.fetch import Fetcher, FetchError
 from deployments.fetch_settings import FetchSettings
-from deployments.jobs.manifests import NO_PROMPT, Images, open_images, read_rows, row_invalid
+from deployments.jobs.manifests import NO_PROMPT, Images, open_images, row_invalid
 from deployments.jobs.storage import Place, StorageError, StorageOptions, place
-from deployments.jobs.storage_options import FAILED, NOT_FOUND, too_large
+from deployments.jobs.storage_options import FAILED, too_large
 from deployments.logs import LOGGER
 from pipeline.image import ImageLimits
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
-_IN_MANIFEST = re.compile(r"(.+\.(?:parquet|jsonl))#([0-9]+)", re.IGNORECASE | re.DOTALL)
 _NAMES_NOTHING = row_invalid("the row has neither a path nor bytes, or no prompt that is a text or a list of texts")
 
 logger = logging.getLogger(LOGGER)
@@ -117,25 +115,3 @@ class ImageReader:
         if self._manifest is not None:
             self._manifest[1].close()
             self._manifest = None
-
-
-def read_image(path: str, options: StorageOptions, limits: ImageLimits, fetch: FetchSettings | None = None) -> bytes:
-    """An image again, by the `path` that its row shows: a file, an object, a URL or `MANIFEST#row`.
-
-    Raises:
-        StorageError: it cannot be read.
-        FetchError: it was not fetched.
-    """
-    reader = ImageReader(options, limits, fetch or FetchSettings())
-    match = _IN_MANIFEST.fullmatch(path)
-    if match is None or place(path, options).exists():
-        return reader.read(path, None)
-    manifest = place(match[1], options)
-    for row in read_rows(manifest):
-        if row.number == int(match[2]):
-            with closing(open_images(manifest)) as images:
-                (image,) = images.read(row.group, [row.row], limits.max_bytes)
-            if isinstance(image, bytes):
-                return image
-            raise image or _NAMES_NOTHING
-    raise StorageError("image_not_found", NOT_FOUND)

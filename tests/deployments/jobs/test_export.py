@@ -19,12 +19,15 @@ from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
 from deployments.cli import app
+from deployments.fetch_settings import FetchSettings
 from deployments.jobs.export import Exported, export_results
+from deployments.jobs.export_pictures import Images
 from deployments.jobs.inputs import find_work
 from deployments.jobs.output import Output, OutputError
 from deployments.jobs.results import read_results
-from deployments.jobs.rows import RESULTS, error_row, result_row
+from deployments.jobs.rows import RESULTS, Row, error_row, result_row
 from deployments.jobs.storage import StorageOptions, place
+from pipeline.image import ImageLimits
 from pipeline.result import Result
 from tests.deployments.jobs.made import SETTINGS
 from tests.deployments.jobs.s3 import Bucket
@@ -202,6 +205,29 @@ def test_overlays_of_images_in_a_manifest(kind: str, photos: Path, job: Callable
     done = export_results(job([(path, result()) for path in reversed(paths)]), tmp_path / "out", ["overlay"])
     assert done.not_drawn == {"image_format_not_allowed": 1}
     assert files(tmp_path / "out") == [f"list.{kind}#{number}.overlay.png" for number in (0, 2)]
+
+
+def test_an_image_is_read_again_by_what_its_row_shows(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"near")
+    (tmp_path / "none.jsonl#1").write_bytes(b"a file of that name")
+    pq.write_table(pa.table({"bytes": [b"0", b"1", None]}), tmp_path / "list.parquet", row_group_size=1)
+    (tmp_path / "odd.jsonl").write_text('\n{"bytes": "MA=="}\n{"bytes": "MQ=="}')
+    expected: dict[str, tuple[bytes | None, str]] = {
+        "a.jpg": (b"near", ""),
+        "list.parquet#1": (b"1", ""),
+        "odd.jsonl#0": (b"0", ""),
+        "none.jsonl#1": (b"a file of that name", ""),
+        "list.parquet#2": (None, "manifest_row_invalid"),
+        "list.parquet#3": (None, "image_not_found"),
+        "list.parquet#\u0661": (None, "image_not_found"),
+        f"list.parquet#{'9' * 5_000}": (None, "image_not_found"),
+        "none.parquet#0": (None, "image_not_found"),
+    }
+    rows = [Row(name, str(tmp_path / name), "x", None, None, {}) for name in expected]
+    rows.append(Row("url", "https://host/a.jpg", "x", None, None, {}))
+    images = Images(StorageOptions(), ImageLimits(), FetchSettings())
+    found = {row.id: (image, code) for row, image, code in images.of(rows)}
+    assert found == {**expected, "url": (None, "url_not_allowed")}
 
 
 def test_a_target_with_files_is_refused_or_brought_up_to_date(job: Callable[[Rows], Path], tmp_path: Path) -> None:

@@ -13,13 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deployments.fetch import FetchError
 from deployments.fetch_settings import FetchSettings
 from deployments.jobs import image_reader
-from deployments.jobs.image_reader import read_image
 from deployments.jobs.inputs import find_work
 from deployments.jobs.load import BATCH_BYTES, BATCH_ROWS, LOADED, load
-from deployments.jobs.storage import StorageError, StorageOptions
+from deployments.jobs.storage import StorageOptions
 from pipeline.image import ImageLimits
 from tests.deployments.jobs.s3 import Bucket, Fault, Front
 
@@ -217,22 +215,3 @@ def test_a_fault_of_ours_is_a_row(
     monkeypatch.setattr(image_reader, "place", lambda *args: 1 / 0)
     assert codes(load(work, HERE, LIMITS)) == {"a.jpg": "storage_failed"}
     assert "ZeroDivisionError" in caplog.text
-
-
-def test_an_image_is_read_again_by_what_its_row_shows(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"near")
-    (tmp_path / "odd.jsonl#1").write_bytes(b"a file of that name")
-    pq.write_table(pa.table({"bytes": [b"0", b"1", None]}), tmp_path / "list.parquet", row_group_size=1)
-    (tmp_path / "odd.jsonl").write_text('\n{"bytes": "MA=="}\n{"bytes": "MQ=="}')
-    for name, data in {
-        "a.jpg": b"near",
-        "list.parquet#1": b"1",
-        "odd.jsonl#0": b"0",
-        "odd.jsonl#1": b"a file of that name",
-    }.items():
-        assert read_image(str(tmp_path / name), HERE, LIMITS) == data
-    for name in ("none.jpg", "list.parquet#2", "list.parquet#3", "none.parquet#0"):
-        with pytest.raises(StorageError):
-            read_image(str(tmp_path / name), HERE, LIMITS)
-    with pytest.raises(FetchError):
-        read_image("https://host/a.jpg", HERE, LIMITS)
