@@ -70,7 +70,8 @@ class LocalStore:
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
                     elif entry.is_file():
-                        found.append((entry.path, entry.stat().st_size))
+                        with suppress(FileNotFoundError):  # gone since it was listed
+                            found.append((entry.path, entry.stat().st_size))
         yield from sorted(found)
 
     def delete(self, path: str) -> None:

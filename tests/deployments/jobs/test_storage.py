@@ -6,7 +6,7 @@ import os
 import pickle
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -249,6 +249,21 @@ def test_local_files(tmp_path: Path) -> None:
     folder.child("b.txt").delete()
     assert not folder.child("b.txt").exists()
     folder.check()
+
+
+def test_a_file_that_goes_while_its_folder_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"x")
+    scandir = os.scandir
+
+    def one_goes(path: str) -> AbstractContextManager[list[os.DirEntry[str]]]:
+        with scandir(path) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        (tmp_path / "a").unlink()
+        return nullcontext(entries)
+
+    monkeypatch.setattr(os, "scandir", one_goes)
+    assert [entry.uri for entry in place(tmp_path).files()] == [f"{tmp_path}/b", f"{tmp_path}/c"]
 
 
 def test_a_local_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
