@@ -64,7 +64,7 @@ def serve(
     """Start the HTTP service on this machine and keep it up until Ctrl-C."""
     with readable_errors():
         from deployments import config_file
-        from deployments.launch import running
+        from deployments.launch import DEFAULT_HOST, running, with_auth
 
         file = config_file.ConfigFile() if config is None else config_file.read(config)
         given = {"host": host, "port": port}
@@ -79,7 +79,7 @@ def serve(
         if check:
             from deployments.app import build
 
-            build(args, file.in_place)
+            build(with_auth(args, options.get("host", DEFAULT_HOST), insecure=insecure), file.in_place)
             aside.print("Nothing is wrong with these settings.")
             return
         aside.print("Starting; the models warm up first.")

@@ -152,11 +152,14 @@ def test_numbers_change_in_running_replicas_and_no_request_fails(cluster: httpx.
 
 
 def test_what_is_told_wrong_leaves_what_is_in_force(cluster: httpx.Client) -> None:
-    before = replicas()
+    before, first = replicas(), most_pixels(cluster)
     deploy(told(stand_ins(), ingress={"limits": {"max_image_pixels": 20_000}}))
     eventually(lambda: most_pixels(cluster) == (20_000, 20_000))
     deploy(told(stand_ins(), ingress={"limits": {"max_image_pixel": 5}, "defaults": {"box_threshold": 0.9}}))
     eventually(lambda: lines("replica_cluster_ingress", "max_image_pixel: there is no such setting; did you mean"))
     assert most_pixels(cluster) == (20_000, 20_000)
     assert segment(cluster, SMALL).status_code == 200
+    assert replicas() == before
+    deploy(told(stand_ins()))  # of nobody: as at the start
+    eventually(lambda: most_pixels(cluster) == first)
     assert replicas() == before

@@ -110,6 +110,40 @@ def test_a_file_is_refused_before_anything_starts(args: dict[str, Any], in_place
     assert text in str(refusal.value)
 
 
+def test_the_service_of_one_machine_starts_with_what_its_file_says() -> None:
+    pytest.importorskip("ray")
+    from deployments.app import build
+
+    told = {"defaults": {"box_threshold": 0.5}}
+    bound: Any = build({"auth.mode": "none", "fused": True}, {"ingress": told})
+    assert bound._bound_deployment.user_config == told
+
+
+@pytest.mark.parametrize(
+    ("user_config", "options", "text"),
+    [
+        ("{max_batch_size: 2}", [], "Nothing is wrong"),
+        ("{max_batch_sise: 2}", [], "did you mean max_batch_size?"),
+        ("{}", ["--set", "detector.thread=2"], "did you mean threads?"),
+        ("{}", ["--set", "detector.threads=2", "--fused"], "deployments: there is no 'detector-tiny'"),
+        ("{}", ["--host", "0.0.0.0"], "others reach 0.0.0.0"),
+    ],
+)
+def test_a_check_says_what_is_wrong(tmp_path: Path, user_config: str, options: list[str], text: str) -> None:
+    pytest.importorskip("ray")
+    from typer.testing import CliRunner
+
+    from deployments.cli import app
+
+    path = tmp_path / "serve.yaml"
+    deployments = f"[{{name: detector-tiny, user_config: {user_config}}}]"
+    path.write_text(f"applications: [{{import_path: deployments.app:build_app, deployments: {deployments}}}]")
+    outcome = CliRunner().invoke(app, ["serve", "--config", str(path), "--check", *options])
+    assert text in " ".join(outcome.stderr.split())
+    assert outcome.exit_code == (0 if text.startswith("Nothing") else 1)
+    assert not outcome.stdout
+
+
 def test_batches_follow_while_items_wait() -> None:
     """The batch that runs is not touched, and what waits for it goes by the new limits."""
     sizes: list[int] = []
