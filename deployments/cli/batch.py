@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -165,7 +167,7 @@ def batch(
     One row an image, in parquet, with its masks or its error. Interrupted, even killed, the same command goes on where
     it was: every image is there exactly once. `text2mask export` makes COCO, PNGs and pictures of it.
     """
-    with readable_errors():
+    with readable_errors(), _refusals():
         if prompt is not None and prompt_file is not None:
             raise UsageError("the prompt is either an argument or --prompt-file, not both")
         wanted = options.read_prompt_file(prompt_file) if prompt_file is not None else prompt
@@ -212,25 +214,33 @@ def _run(shown: Shown, source: str, prompt: Any, out: str, **rest: Any) -> Any:
     # Ray's C++ writes warnings past every logger, into the display. What ends a job is told by exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from deployments.cli.job_progress import display, summary
-    from deployments.jobs.inputs import InputError
-    from deployments.jobs.manifest import OutputError
     from deployments.jobs.run import run_batch
-    from deployments.jobs.storage import StorageError
-    from deployments.settings import SettingsError
-    from pipeline.errors import StageError
-    from pipeline.models.registry import BundleError
 
     with display(shown) as tell:
         try:
             done = run_batch(source, prompt, out, on_progress=tell, **rest)
-        except (BundleError, InputError, OutputError, SettingsError, StageError, StorageError) as error:
-            raise UsageError(str(error)) from None
         except KeyboardInterrupt:
             complain("interrupted; what was done is kept, and the same command goes on")
             raise typer.Exit(INTERRUPTED) from None
     if shown != "none":
         summary(done, out)
     return done
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What is refused before anything is done is a matter of the command; what comes later is a JobError."""
+    from deployments.jobs.inputs import InputError
+    from deployments.jobs.manifest import OutputError
+    from deployments.jobs.storage import StorageError
+    from deployments.settings import SettingsError
+    from pipeline.errors import StageError
+    from pipeline.models.registry import BundleError
+
+    try:
+        yield
+    except (BundleError, InputError, OutputError, SettingsError, StageError, StorageError) as error:
+        raise UsageError(str(error)) from None
 
 
 def _settings(config: Path | None, model: str | None, device: str | None, precision: str | None) -> Settings:

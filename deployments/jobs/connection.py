@@ -31,7 +31,7 @@ def connected(address: str | None, through: list[Step]) -> Iterator[None]:
     own: dict[str, Any] = {}
     if address == "local":
         own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    _check_address(address)
+    check_address(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -44,13 +44,15 @@ def connected(address: str | None, through: list[Step]) -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_address(address: str) -> None:
-    """Ray itself would knock for a minute."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or "/" in host:
+def check_address(address: str) -> None:
+    """Raises SettingsError where nobody answers: Ray itself would knock for a minute."""
+    if address in ("auto", "local"):  # words of Ray's own
         return
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except ValueError:
+        raise SettingsError(f"no Ray at {address!r}: give auto, or HOST:PORT of the head node") from None
     except (OSError, OverflowError):
         raise SettingsError(f"no Ray at {address}: nobody answers there") from None
 

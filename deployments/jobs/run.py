@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -74,17 +75,17 @@ def run_batch(
     if prompt is not None:
         parse_classes(prompt, fields.get("mode", "classes"))
     pools = Pools(Pool.parse(detector_replicas), Pool.parse(segmenter_replicas))
-    target = place(out, options)
-    try:
+    with _named(out):
+        target = place(out, options)
         target.check()
-    except StorageError as error:
-        raise StorageError(error.code, f"{out}: {error.message}") from None
     if _within(place(source, options).uri, target.uri):
         raise InputError(f"{source} lies in the output, {out}: take another --out")
     work = find_work(source, prompt, options, limit=limit, apart=target)
-    with Output.open(
-        target, plan.described(prompt), overwrite=overwrite, retry_errors=retry_errors, take_over=take_over
-    ) as output:
+    with _named(out):
+        opened = Output.open(
+            target, plan.described(prompt), overwrite=overwrite, retry_errors=retry_errors, take_over=take_over
+        )
+    with opened as output:
         left = missing(work, output.done)
         kept = 0 if retry_errors else sum(part.errors for part in output.manifest.parts)
         tally = Tally(len(work), earlier=len(work) - len(left), failed=kept)
@@ -106,6 +107,15 @@ def run_batch(
     progress = replace(tally.progress(), failed=sum(part.errors for part in output.manifest.parts))
     tell(progress)
     return progress
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """What a store refuses is told with the place."""
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(error.code, f"{place}: {error.message}") from None
 
 
 def _within(uri: str, folder: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from io import BytesIO
 from pathlib import Path
@@ -17,14 +16,14 @@ import pytest
 from PIL import Image
 
 from deployments.jobs import JobError, dataset, live_parts, passes, read_results, run_batch
-from deployments.jobs.halves import DONE, FOUND
 from deployments.jobs.inputs import InputError
 from deployments.jobs.output import OutputError
-from deployments.jobs.rows import Row, error_row
+from deployments.jobs.rows import Row
 from deployments.jobs.storage import StorageOptions
 from pipeline.errors import StageError
 from pipeline.result import Result
 from tests.deployments.jobs.conftest import PROMPT, drawn
+from tests.deployments.jobs.light import no_models  # noqa: F401  # a fixture
 from tests.deployments.jobs.s3 import Bucket, Fault, Front
 from tests.deployments.test_serve import ask, assert_same
 
@@ -195,46 +194,22 @@ def test_what_is_wrong_is_told_before_anything_is_written(
     assert not (tmp_path / "labels").exists()
 
 
-class Finding:
-    """A worker without a model. One image ends its process."""
-
-    def __init__(self, plan: Any) -> None:
-        pass
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        if any(path.endswith("07.jpg") for path in rows["path"].to_pylist()):
-            os._exit(1)
-        found = [{**row, "code": row["code"] or "nothing", "image": None} for row in rows.to_pylist()]
-        return pa.Table.from_pylist(found, FOUND)
-
-
-class Masking:
-    def __init__(self, plan: Any) -> None:
-        pass
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        done = [error_row(row["id"], row["path"], row["prompt"], row["code"], "", {}) for row in rows.to_pylist()]
-        return pa.Table.from_pylist(done, DONE)
-
-
-def test_an_image_that_kills_its_worker_takes_no_other_along(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dataset, "DetectorWorker", Finding)
-    monkeypatch.setattr(dataset, "SegmenterWorker", Masking)
-    progress = run_batch(str(photos / "0[678].jpg"), PROMPT, str(tmp_path / "labels"))
+@pytest.mark.usefixtures("no_models")
+def test_an_image_that_kills_its_worker_takes_no_other_along(tmp_path: Path) -> None:
+    for name in ("a.jpg", "deadly.jpg", "z.jpg"):
+        (tmp_path / name).write_bytes(b"an image")
+    progress = run_batch(str(tmp_path / "*.jpg"), PROMPT, str(tmp_path / "labels"))
     found = rows(tmp_path / "labels")
     assert len(found) == 3
-    assert [name for name, row in found.items() if row.error and row.error.code == "worker_lost"] == ["07.jpg"]
+    assert [name for name, row in found.items() if row.error and row.error.code == "worker_lost"] == ["deadly.jpg"]
     assert progress.errors == {"nothing": 2, "worker_lost": 1}
 
 
+@pytest.mark.usefixtures("no_models")
 def test_from_bucket_to_bucket_with_one_request_in_twenty_spoilt(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket,
 ) -> None:
     """All by worker processes and the driver, over the wire; no model, as the models are not what is tried."""
-    monkeypatch.setattr(dataset, "DetectorWorker", Finding)
-    monkeypatch.setattr(dataset, "SegmenterWorker", Masking)
     names = [f"photos/{number % 7} é%20/{number:03}.png" for number in range(150)]
     for name in names:
         bucket.put(name, b"an image")
@@ -267,11 +242,10 @@ def test_workers_that_do_not_start_are_told(photos: Path, tmp_path: Path, monkey
     assert not manifest["complete"]
 
 
+@pytest.mark.usefixtures("no_models")
 def test_workers_that_fail_on_everything_end_the_job(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset, "DetectorWorker", Finding)
-    monkeypatch.setattr(dataset, "SegmenterWorker", Masking)
     monkeypatch.setattr(passes, "DOWN_IN_A_ROW", 3)
     monkeypatch.setattr(passes, "_DOWN", {"nothing": "there is no model"})
     with pytest.raises(JobError, match=r"there is no model: \d+ images in a row"):
