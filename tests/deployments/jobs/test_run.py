@@ -95,19 +95,6 @@ def test_the_default_thresholds_by_number_are_the_same_question(labelled: tuple[
     assert run_batch(str(photos), PROMPT, str(output), box_threshold=0.3).done == 0
 
 
-def test_new_images_are_added(labelled: tuple[Path, Any], photos: Path, tmp_path: Path) -> None:
-    more = tmp_path / "more"
-    more.mkdir()
-    drawn(30).save(more / "new.jpg")
-    manifest = tmp_path / "list.jsonl"
-    manifest.write_text(
-        "".join(json.dumps({"path": str(path)}) + "\n" for path in [photos / "00.jpg", more / "new.jpg"])
-    )
-    output, _ = labelled
-    progress = run_batch(str(manifest), PROMPT, str(output))
-    assert (progress.earlier, progress.done) == (1, 1)
-
-
 def test_bad_files_are_rows_and_good_ones_are_not_lost(photos: Path, tmp_path: Path, in_process: Any) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -138,12 +125,16 @@ def test_bad_files_are_rows_and_good_ones_are_not_lost(photos: Path, tmp_path: P
     assert "image_encoder" not in progress.stages
 
     (folder / "cut.jpg").write_bytes(good)
+    drawn(30).save(folder / "new.jpg")
     same = run_batch(str(manifest), PROMPT, str(output), masks=False, nms="class", max_area=1.0)  # as by default
     assert (same.done, same.errors, same.failed) == (0, {}, 6)  # an error is an answer
+    with manifest.open("a") as file:
+        file.write('{"path": "photos/new.jpg"}\n')
     again = run_batch(str(manifest), PROMPT, str(output), masks=False, retry_errors=True)
-    assert (again.done, sum(again.errors.values()), again.failed) == (6, 5, 5)
+    assert (again.earlier, again.done, sum(again.errors.values()), again.failed) == (1, 7, 5, 5)
     mended = rows(output)
-    assert len(mended) == 7
+    assert len(mended) == 8
+    assert mended["new.jpg"].error is None
     assert_same_boxes(mended["cut.jpg"].result, reference)
 
 
@@ -210,19 +201,19 @@ def test_from_bucket_to_bucket_with_one_request_in_twenty_spoilt(
     bucket: Bucket,
 ) -> None:
     """All by worker processes and the driver, over the wire; no model, as the models are not what is tried."""
-    names = [f"photos/{number % 7} é%20/{number:03}.png" for number in range(150)]
+    names = [f"photos/{number % 7} é%20/{number:03}.png" for number in range(60)]
     for name in names:
         bucket.put(name, b"an image")
     faults: tuple[Fault, ...] = ("500", "503", "cut")
     with Front(bucket.endpoint, lambda number: None if number % 20 else faults[number // 20 % 3]) as front:
         storage = StorageOptions(endpoint_url=front.endpoint)
         output = f"{bucket.uri}/photos/labels"
-        for earlier in (0, 150):  # the second time all of it is there
+        for earlier in (0, 60):  # the second time all of it is there
             progress = run_batch(f"{bucket.uri}/photos", PROMPT, output, storage=storage)
-            assert (progress.earlier, progress.done) == (earlier, 150 - earlier)
+            assert (progress.earlier, progress.done) == (earlier, 60 - earlier)
     found = [(row.path, row.error.code if row.error else None) for row in read_results(output, bucket.options())]
     assert sorted(found) == sorted((f"{bucket.uri}/{name}", "nothing") for name in names)
-    assert front.spoilt > 10
+    assert front.spoilt > 5
 
 
 def test_workers_that_do_not_start_are_told(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
