@@ -179,14 +179,11 @@ def test_ray_takes_the_configuration_and_so_do_the_settings() -> None:
 
 
 def test_it_is_the_cluster_file_with_each_stage_pinned() -> None:
-    cluster_file = ROOT / "configs" / "cluster.yaml"
-    if not cluster_file.is_file():
-        pytest.skip("there is no configs/cluster.yaml")
     pinned = serve_config()
     sections = pinned["applications"][0]["args"]["settings"]
     for stage in STAGES:
         assert sections[stage].pop("resources") == {stage.replace("_", "-"): 0.01}
-    assert pinned == yaml.safe_load(cluster_file.read_text("utf-8"))
+    assert pinned == yaml.safe_load((ROOT / "configs" / "cluster.yaml").read_text("utf-8"))
 
 
 def placements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, float]]:
