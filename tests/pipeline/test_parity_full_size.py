@@ -43,7 +43,7 @@ from tests.pipeline.judge import (
 )
 from tests.pipeline.redraw import redraw
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.slow  # and on all cores: these models are large
 
 SIZE = (480, 640)
 TEXTS = ["traffic light", "wheel", "dog"]
