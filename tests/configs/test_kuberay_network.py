@@ -106,6 +106,8 @@ def test_what_has_to_pass_passes(source: str, target: str, port: int) -> None:
         *(("front", worker, port) for worker in WORKERS for port in (8080, 8265, 10002)),
         *((who, name, port) for who in ("neighbour", "stranger") for name in PODS for port in (6379, 8000, 8080, 8265)),
         ("front", "outside", 443),
+        ("outside", "neighbour", 8000),  # whatever else runs here is denied too
+        ("neighbour", "outside", 443),
         *(("outside", name, port) for name in PODS for port in (6379, 8000, 8080, 8265, 8443)),
         ("operator", "RayService/headgroup", 6379),
         ("operator", "RayService/ingress", 8000),
