@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from deployments.jobs.dataset import LOAD_CPUS, Step
+from deployments.jobs.dataset import Step
 from deployments.launch import OBJECT_STORE_BYTES
 from deployments.settings import SettingsError
 
@@ -60,7 +60,7 @@ def check_address(address: str) -> None:
 def _check_room(through: list[Step]) -> None:
     """Ray would wait for what is not there."""
     there = ray.cluster_resources()
-    cpus = LOAD_CPUS + sum(step.pool.least * step.num_cpus for step in through)
+    cpus = sum(step.pool.least * step.num_cpus for step in through)
     gpus = sum(step.pool.least * step.num_gpus for step in through)
     for name, wanted in (("CPU", cpus), ("GPU", gpus)):
         if wanted > there.get(name, 0) + 1e-6:

@@ -15,7 +15,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask, read_datasource
+import ray
+from ray.data import (
+    ActorPoolStrategy,
+    DataContext,
+    Dataset,
+    Datasource,
+    ReadTask,
+    TaskPoolStrategy,
+    read_datasource,
+)
 from ray.data.block import BlockMetadata
 from ray.util.annotations import RayDeprecationWarning
 
@@ -24,7 +33,7 @@ from deployments.jobs.load import load
 from deployments.jobs.plan import Plan, Pool, Pools
 from deployments.stage_settings import Replicas
 
-LOAD_CPUS = 0.25  # what Ray sets aside for a read task, which mostly waits; its process takes 150 MB
+_LOADERS = 4  # read tasks at a time for each node: they mostly wait, and the process of each takes 150 MB
 _LOAD_ROWS = 256  # of one read task at most: a million images are 4,000 tasks
 _LOAD_TASKS = 64  # and for fewer images so many, for the nodes to share
 BLOCK_ROWS = 16  # what a worker takes at a time,
@@ -123,7 +132,12 @@ def stream(
     block_rows = 1 if alone else max(1, min(BLOCK_ROWS, BLOCK_BYTES // size))
     source = WorkSource(work, plan, block_rows)
     with _context(target_max_block_size=block_rows * size):
-        rows = read_datasource(source, num_cpus=LOAD_CPUS, override_num_blocks=source.tasks)  # or Ray splits blocks
+        rows = read_datasource(
+            source,
+            num_cpus=0,  # none set aside: workers that fill a cluster would wait for ever for what nobody loads
+            compute=TaskPoolStrategy(_LOADERS * sum(node["Alive"] for node in ray.nodes())),
+            override_num_blocks=source.tasks,  # or Ray splits blocks
+        )
         for step in through:
             rows = _through(rows, step, plan, block_rows, alone=alone)
         yield from rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
