@@ -16,7 +16,7 @@ from deployments.ingress_deployment import IngressDeployment, IngressOptions
 from deployments.local_stages import LocalStages
 from deployments.mask_decoder import MaskDecoderDeployment
 from deployments.settings import SettingsError
-from deployments.stage_settings import IngressSettings, Replicas, StageSettings
+from deployments.stage_settings import IngressSettings, Replicas, StageSettings, resources_of
 
 
 class FusedDeployment(IngressDeployment):
@@ -81,12 +81,7 @@ def placement(ingress: IngressSettings, offer: Catalogue) -> Replicas:
         update={
             "num_cpus": round(sum(one.num_cpus for one in parts), 4),
             "num_gpus": gpus,
-            "resources": _together(parts),
+            "resources": resources_of(parts),
             "graceful_shutdown_timeout_s": max(one.graceful_shutdown_timeout_s for one in parts),
         }
     )
-
-
-def _together(parts: list[Replicas]) -> dict[str, float]:
-    names = dict.fromkeys(name for one in parts for name in one.resources)
-    return {name: round(sum(one.resources.get(name, 0) for one in parts), 4) for name in names}

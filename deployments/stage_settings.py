@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -64,6 +65,12 @@ class Replicas(Section):
             if self.autoscaling.target_ongoing_requests > self.max_ongoing_requests:
                 raise ValueError("target_ongoing_requests must not exceed max_ongoing_requests, or it never scales up")
         return self
+
+
+def resources_of(together: Sequence[Replicas]) -> dict[str, float]:
+    """What deployments that share a process set aside of each custom resource."""
+    names = dict.fromkeys(name for one in together for name in one.resources)
+    return {name: round(sum(one.resources.get(name, 0) for one in together), 4) for name in names}
 
 
 class StageSettings(Replicas):

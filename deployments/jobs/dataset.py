@@ -31,7 +31,7 @@ from ray.util.annotations import RayDeprecationWarning
 from deployments.jobs.halves import DetectorWorker, SegmenterWorker
 from deployments.jobs.load import load
 from deployments.jobs.plan import Plan, Pool, Pools
-from deployments.stage_settings import Replicas
+from deployments.stage_settings import Replicas, resources_of
 
 _LOADERS = 4  # read tasks at a time for each node: they mostly wait, and the process of each takes 150 MB
 _LOAD_ROWS = 256  # of one read task at most: a million images are 4,000 tasks
@@ -166,6 +166,7 @@ def _through(rows: Dataset, step: Step, plan: Plan, block_rows: int, *, alone: b
         ),
         num_cpus=step.num_cpus,
         num_gpus=step.num_gpus,
+        resources=resources_of(step.places) or None,
         udf_modifying_row_count=False,
         ray_remote_args_fn=_tries,
     )
