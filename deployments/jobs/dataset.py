@@ -131,11 +131,12 @@ def stream(
     size = _mean_size(work)
     block_rows = 1 if alone else max(1, min(BLOCK_ROWS, BLOCK_BYTES // size))
     source = WorkSource(work, plan, block_rows)
+    loaders = min(source.tasks, _LOADERS * sum(node["Alive"] for node in ray.nodes()))
     with _context(target_max_block_size=block_rows * size):
         rows = read_datasource(
             source,
             num_cpus=0,  # none set aside: workers that fill a cluster would wait for ever for what nobody loads
-            compute=TaskPoolStrategy(_LOADERS * sum(node["Alive"] for node in ray.nodes())),
+            compute=TaskPoolStrategy(loaders),
             override_num_blocks=source.tasks,  # or Ray splits blocks
         )
         for step in through:
@@ -197,8 +198,8 @@ def _context(*, target_max_block_size: int) -> Iterator[None]:
         with warnings.catch_warnings():
             # Of `ray_remote_args_fn`; there is no other way yet to say how often a task of a pool is tried.
             warnings.filterwarnings("ignore", category=RayDeprecationWarning)
-            # Said where fewer blocks come than the pool has workers: of a small job, or after a block was lost.
-            warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+            # Said where fewer blocks come than there could be tasks: of a small job, or after a block was lost.
+            warnings.filterwarnings("ignore", message="The m(in|ax)imum number of concurrent")
             for name, value in wanted.items():
                 setattr(context, name, value)
             yield
