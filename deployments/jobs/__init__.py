@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pipeline.lazy import lazy
 
 if TYPE_CHECKING:
     from deployments.jobs.errors import JobError
@@ -26,15 +27,4 @@ _HOME = {
     "run_batch": "deployments.jobs.run",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        value = getattr(import_module(_HOME[name]), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith(("deployments", "pipeline")):
-            raise
-        raise ModuleNotFoundError(f"{error.msg}; pip install 'text2mask[local,serve,jobs]'", name=error.name) from error
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazy(__name__, _HOME, "local,serve,jobs")

@@ -11,9 +11,6 @@ from uuid import uuid4
 
 from deployments.metrics import ITEMS, STAGE, Metric
 
-Step = tuple[str, str]
-"""Stage and step, such as `("detector", "forward")`."""
-
 
 class BusyMeter:
     """Adds up the steps of this process's stages, from now on; a metrics sink."""
@@ -22,13 +19,13 @@ class BusyMeter:
         self._worker = uuid4().hex
         self._since = time.time()
         self._lock = threading.Lock()
-        self._seconds: dict[str, float] = defaultdict(float)
+        self._seconds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self._items: dict[str, float] = defaultdict(float)
 
     def record(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
         with self._lock:
             if metric is STAGE:
-                self._seconds[f"{labels['stage']}/{labels['step']}"] += value
+                self._seconds[labels["stage"]][labels["step"]] += value
             elif metric is ITEMS:
                 self._items[labels["stage"]] += value
 
@@ -54,23 +51,16 @@ class Reading:
         worker: its process.
         since: when it was made, Unix time in seconds.
         time: of the reading, Unix time in seconds.
-        seconds: busy in each step, since it started.
+        seconds: busy in each step of each stage, since then.
         items: of each stage.
     """
 
     worker: str
     since: float
     time: float
-    seconds: dict[Step, float]
+    seconds: dict[str, dict[str, float]]
     items: dict[str, float]
 
     @classmethod
     def parse(cls, text: str) -> Reading:
-        values = json.loads(text)
-        seconds = {_step(name): spent for name, spent in values["seconds"].items()}
-        return cls(values["worker"], values["since"], values["time"], seconds, values["items"])
-
-
-def _step(name: str) -> Step:
-    stage, _, step = name.partition("/")
-    return stage, step
+        return cls(**json.loads(text))

@@ -41,11 +41,14 @@ class Sink:
         self._committed = time.monotonic()
 
     def add(self, rows: pa.Table) -> None:
-        """Rows of `DONE`. Raises as `Output.add`."""
-        self.output.add(rows)
-        if time.monotonic() - self._committed >= self._every_s:
-            self.output.flush()
-            self._committed = time.monotonic()
+        """Rows of `DONE`. Raises JobError where they cannot be written."""
+        try:
+            self.output.add(rows)
+            if time.monotonic() - self._committed >= self._every_s:
+                self.output.flush()
+                self._committed = time.monotonic()
+        except (OutputError, StorageError) as error:
+            raise JobError(f"the output cannot be written: {error}") from error
         self._tally.add(rows)
         self._tell(self._tally.progress())
 
@@ -75,7 +78,7 @@ def run_passes(left: pa.Table, plan: Plan, through: Sequence[Step], sink: Sink) 
         for row in left.to_pylist()
     ]
     if lost:
-        _add(sink, pa.Table.from_pylist(lost, DONE))
+        sink.add(pa.Table.from_pylist(lost, DONE))
 
 
 def _take(blocks: Generator[pa.Table, None, None], sink: Sink) -> None:
@@ -90,17 +93,10 @@ def _take(blocks: Generator[pa.Table, None, None], sink: Sink) -> None:
                 raise JobError(f"the workers did not start, or Ray is gone: {reason[0]}") from error
             if rows is None:
                 return
-            _add(sink, rows)
+            sink.add(rows)
             for code in pc.struct_field(rows["error"], "code").to_pylist():
                 down = down + 1 if code in _DOWN else 0
             if down >= DOWN_IN_A_ROW:
                 raise JobError(
                     f"{_DOWN[code]}: {down} images in a row have the error {code}; --retry-errors redoes them"
                 )
-
-
-def _add(sink: Sink, rows: pa.Table) -> None:
-    try:
-        sink.add(rows)
-    except (OutputError, StorageError) as error:
-        raise JobError(f"the output cannot be written: {error}") from error

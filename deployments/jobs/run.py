@@ -87,7 +87,7 @@ def run_batch(
         )
     with opened as output:
         left = missing(work, output.done)
-        kept = 0 if retry_errors else sum(part.errors for part in output.manifest.parts)
+        kept = 0 if retry_errors else output.manifest.errors
         tally = Tally(len(work), earlier=len(work) - len(left), failed=kept)
         tell = on_progress or (lambda progress: None)
         tell(tally.progress())
@@ -104,7 +104,7 @@ def run_batch(
             output.close(complete=True)
         except (OutputError, StorageError) as error:
             raise JobError(f"the output cannot be written: {error}") from error
-    progress = replace(tally.progress(), failed=sum(part.errors for part in output.manifest.parts))
+    progress = replace(tally.progress(), failed=output.manifest.errors)
     tell(progress)
     return progress
 

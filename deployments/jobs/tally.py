@@ -158,9 +158,9 @@ class Tally:
 
 def _times(stage: str, workers: list[Reading]) -> StageTimes:
     spans = sum(one.time - one.since for one in workers)
-    busy = sum(one.seconds.get((stage, _MODEL), 0.0) for one in workers)
     seconds: Counter[str] = Counter()
     for one in workers:
-        seconds.update({step: spent for (name, step), spent in one.seconds.items() if name == stage})
+        seconds.update(one.seconds.get(stage, {}))
+    busy = seconds[_MODEL]
     items = sum(one.items.get(stage, 0) for one in workers)
     return StageTimes(len(workers), min(1.0, busy / spans) if spans > 0 else 0.0, int(items), dict(seconds))
