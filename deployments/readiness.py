@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from ray import serve
+from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatusOverview
 
 from deployments.logs import LOGGER
@@ -43,13 +44,22 @@ class Readiness:
 
     async def _ask(self) -> bool:
         try:
-            asked = asyncio.get_running_loop().run_in_executor(self._thread, serve.status)
-            status = await asyncio.wait_for(asked, TIMEOUT_S)
+            asked = asyncio.get_running_loop().run_in_executor(self._thread, _is_ready, self._app_name)
+            return await asyncio.wait_for(asked, TIMEOUT_S)
         except Exception:  # the controller is away: requests may still pass, but nobody can vouch for it
             logger.warning("The Serve controller does not tell its status.", exc_info=True)
             return False
-        app = status.applications.get(self._app_name)
+
+
+def _is_ready(app_name: str) -> bool:
+    app = serve.status().applications.get(app_name)
+    if app is None or app.deployments:
         return app is not None and is_ready(app)
+    # While a new version is built, and for as long as the last one could not be, the controller counts no deployment to
+    # the app. The version before answers on, this replica with it; the controller still knows the state of each.
+    client = _get_global_client()
+    statuses = client.get_all_deployment_statuses() if client else []
+    return bool(statuses) and all(deployment.status.value in _CONTENT for deployment in statuses)
 
 
 def is_ready(app: ApplicationStatusOverview) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,6 +110,23 @@ def test_ready_is_by_the_controllers_account(status: str, states: dict[str, int]
 
 def test_an_app_without_deployments_is_not_ready() -> None:
     assert not is_ready(application())
+
+
+@pytest.mark.parametrize(
+    ("statuses", "ready"), [(["HEALTHY", "UPSCALING"], True), (["HEALTHY", "UNHEALTHY"], False), ([], False)]
+)
+def test_a_version_that_cannot_be_built_leaves_the_one_before_ready(
+    statuses: list[str], ready: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller's account of such a moment, as Serve 2.60 gives it: the app names no deployment, all still run."""
+    running = [SimpleNamespace(status=schema.DeploymentStatus(status)) for status in statuses]
+    controller = SimpleNamespace(get_all_deployment_statuses=lambda: running)
+    monkeypatch.setattr(
+        "deployments.readiness.serve.status", lambda: SimpleNamespace(applications={"app": application()})
+    )
+    monkeypatch.setattr("deployments.readiness._get_global_client", lambda: controller)
+    assert asyncio.run(Readiness("app")()) is ready
+    assert not asyncio.run(Readiness("another")())
 
 
 def test_a_controller_that_hangs_costs_one_thread_however_often_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
