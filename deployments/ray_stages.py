@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -11,11 +12,13 @@ from ray import exceptions
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
+from deployments.logs import LOGGER
 from deployments.refusals import raised
 from deployments.retry import StageLostError
 from pipeline.errors import StageError
 from pipeline.stages import DecodeOptions, Detections, DetectRequest, Embedding, MaskPrompts, Masks, Region
 
+logger = logging.getLogger(LOGGER)
 T = TypeVar("T")
 
 _INLINE_BYTES = 64 * 1024  # Ray puts arguments above 100 KiB into the object store, once for each call
@@ -27,6 +30,7 @@ _LOST = (
     DeploymentUnavailableError,  # its replicas do not come up
     ReplicaUnavailableError,
 )
+_NO_ROOM = (exceptions.ObjectStoreFullError, exceptions.OutOfDiskError)
 
 
 class RayCall(Generic[T]):
@@ -72,8 +76,15 @@ class RayStages:
         self._mask_decoder = mask_decoder.options(_by_reference=True)
 
     def hold(self, image: bytes) -> Any:
-        """A small image travels inside the calls; the object store would cost each of them more than the copy."""
-        return image if len(image) <= _INLINE_BYTES else ray.put(image)
+        """A small image travels inside the calls; the object store would cost each of them more than the copy.
+
+        Raises:
+            StageError: there is no room for it.
+        """
+        try:
+            return image if len(image) <= _INLINE_BYTES else ray.put(image)
+        except _NO_ROOM as error:
+            raise meaning(error) from None
 
     def detect(self, image: Any, request: DetectRequest, deadline: float | None) -> RayCall[Detections]:
         return RayCall(self._detector.detect.remote(image, request, deadline))
@@ -116,4 +127,7 @@ def meaning(error: BaseException) -> BaseException:
         return StageLostError(input_lost=depth > 0 or isinstance(found, exceptions.ObjectLostError))
     if isinstance(found, exceptions.TaskCancelledError):
         return StageError("cancelled", "the service gave this request up; try again soon")
+    if isinstance(found, _NO_ROOM):
+        logger.error("No room in the object store of this node: %s.", type(found).__name__)
+        return StageError("cancelled", "the service has no room for this request at the moment; try again soon")
     return error

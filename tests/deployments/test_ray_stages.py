@@ -6,6 +6,7 @@ import asyncio
 import threading
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from ray import exceptions
@@ -13,7 +14,7 @@ from ray.serve import schema as serve_schema
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException, ReplicaUnavailableError
 
-from deployments.ray_stages import meaning
+from deployments.ray_stages import RayStages, meaning
 from deployments.readiness import Readiness, is_ready
 from deployments.retry import StageLostError
 from pipeline.errors import StageError
@@ -69,6 +70,19 @@ def test_a_cancelled_call_is_a_refusal() -> None:
     found = meaning(exceptions.TaskCancelledError())
     assert isinstance(found, StageError)
     assert found.code == "cancelled"
+
+
+@pytest.mark.parametrize("full", [exceptions.ObjectStoreFullError("x"), exceptions.OutOfDiskError("x")])
+def test_no_room_in_the_object_store_is_to_be_asked_again(full: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(image: bytes) -> None:
+        raise full
+
+    monkeypatch.setattr("deployments.ray_stages.ray.put", put)
+    with pytest.raises(StageError) as held:
+        RayStages(MagicMock(), MagicMock(), MagicMock()).hold(bytes(100_000))
+    for error in held.value, meaning(task_error(full)):  # of the image here, and of a stage's embedding
+        assert isinstance(error, StageError)
+        assert error.code == "cancelled"  # 503: clients repeat it
 
 
 schema: Any = serve_schema  # its enums are not exported for type checkers
