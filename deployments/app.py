@@ -26,6 +26,7 @@ from deployments.ingress_deployment import IngressDeployment, IngressOptions
 from deployments.mask_decoder import MaskDecoderDeployment
 from deployments.setting_names import nearest
 from deployments.stage_settings import Replicas
+from deployments.versions import OwnVersion, version_of
 
 BY_LOAD = RequestRouterConfig.model_validate({"request_router_class": "deployments.stage_routers.LoadRouter"})
 # An image's calls go to the replica that keeps its embedding; while that one is full, to the next two of the ring.
@@ -156,6 +157,7 @@ def _deploy(
         },
         max_ongoing_requests=replicas.max_ongoing_requests,
         graceful_shutdown_timeout_s=replicas.graceful_shutdown_timeout_s,
+        max_surge_percent=replicas.max_surge_percent,
         graceful_shutdown_wait_loop_s=0.5,  # Serve's 2 s would be the least time for any stop
         health_check_period_s=replicas.health_check_period_s,
         logging_config=logging_config,
@@ -163,5 +165,6 @@ def _deploy(
         **scale,
         **options,
     )
+    deployment._deployment_config = OwnVersion.of(deployment._deployment_config, version_of(kind, arguments))
     bound: Application = deployment.bind(*arguments)
     return bound

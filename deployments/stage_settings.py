@@ -52,6 +52,16 @@ class Replicas(Section):
     graceful_shutdown_timeout_s: Annotated[
         float, Field(gt=0, description="How long a replica that stops may finish its work.")
     ] = 60
+    max_surge_percent: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="Replicas that may run beside all others while a change replaces them, rounded up: above 0 the "
+            "new one is warm before an old one stops, and the change waits for room. 0: an old one stops first, which "
+            "needs no room; where it is the only one, requests wait for the new one, as far as their deadline allows.",
+        ),
+    ] = 0
     health_check_period_s: Annotated[
         float, Field(gt=0, description="A replica that died is missed after this long at most; Serve's own is 10.")
     ] = 2
