@@ -10,15 +10,57 @@ of arrival. A replica that is gone meanwhile fails the call, and the ingress rep
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
 from typing import Any
 
+from ray.experimental import get_local_object_locations
+from ray.serve._private.replica_result import ActorReplicaResult
+from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
+from ray.serve._private.request_router.replica_wrapper import ActorReplicaWrapper
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 from ray.serve.request_router import RequestRouter, RunningReplica
+
+_INLINE_BYTES = 100 * 1024  # smaller answers, and all that Ray itself fails with, come inside the message
+
+
+class UnaryCall(ActorReplicaResult):
+    """A call under way. Whoever waits for its end, as Serve's router does, fetches no answer for that.
+
+    Ray's own callback hands over the value: each embedding would so come to the ingress's node.
+    """
+
+    def add_done_callback(self, callback: Callable[[Any], Any]) -> None:
+        """Serve's: `callback` gets the answer or the exception; None for an answer that is kept on some node."""
+        ref: Any = self._obj_ref
+
+        def ready(_: object) -> None:
+            size = get_local_object_locations([ref])[ref]["object_size"]
+            if size is not None and size > _INLINE_BYTES:
+                callback(None)
+            else:  # it is here: a small answer, or what the call failed with
+                ref._on_completed(callback)
+
+        ref._on_ready(ready)
+
+
+class UnaryCaller(ActorReplicaWrapper):
+    """Makes calls of a replica."""
+
+    def send_request_python(self, pr: PendingRequest, *, with_rejection: bool) -> ActorReplicaResult:
+        """Serve's. `with_rejection` is never asked for."""
+        sent = self._actor_handle.handle_request.remote(pickle.dumps(pr.metadata), *pr.args, **pr.kwargs)
+        return UnaryCall(sent, pr.metadata)
 
 
 class UnaryReplica(RunningReplica):
     """A replica that is not asked first."""
+
+    def __init__(self, replica_info: Any) -> None:
+        super().__init__(replica_info)
+        caller: Any = UnaryCaller
+        self._actor_replica_wrapper = caller(self._actor_handle)
 
     @property
     def is_cross_language(self) -> bool:

@@ -36,3 +36,11 @@ def in_process() -> Any:
     from pipeline.text_to_mask import TextToMask
 
     return TextToMask.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="session")
+def ray_address(service: str) -> str:
+    """Of the session's Ray, on which the service runs, too."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)

@@ -5,82 +5,39 @@ An application of its own beside the session's service, deployed as `serve deplo
 
 from __future__ import annotations
 
-import copy
-import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from pipeline.result import Result
+from tests.deployments.cluster_file import ROOT, File, deploy, replicas, settings_of, stand_ins, told
 from tests.deployments.fakes import picture
 from tests.deployments.serve_logs import eventually, lines
 from tests.deployments.test_serve import assert_same
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 PICTURE = (ROOT / "pipeline" / "tiny" / "demo.png").read_bytes()
 SMALL = picture()
-STAGES = ("detector", "image_encoder", "mask_decoder")
-File = dict[str, Any]
 
 
-def stand_ins() -> File:
-    """The file, with what this machine does not have exchanged: nothing else is."""
-    import yaml
-
-    text = (ROOT / "configs" / "cluster.yaml").read_text().replace("swint+vit_h", "tiny")
-    file: File = yaml.safe_load(re.sub(r"-(swint|vit_h)\b", "-tiny", text))
-    [app] = file["applications"]
-    app["name"], app["route_prefix"] = "cluster", "/cluster"
-    settings = app["args"]["settings"]
-    for stage in STAGES:
-        settings[stage] |= {"device": "cpu", "precision": "float32", "num_gpus": 0, "num_cpus": 0.05, "threads": 1}
-        settings[stage]["autoscaling"]["min_replicas"] = 1
-    settings["image_encoder"]["cache_bytes"] = 2**26
-    settings["ingress"] |= {"num_cpus": 0.05, "num_replicas": 1}
-    settings["auth"] = {"mode": "none"}
-    settings["limits"] = {"max_body_s": 28}
-    app["runtime_env"] = {"env_vars": {"TEXT2MASK_LIMITS__MAX_BODY_S": "29"}}
+def changed() -> File:
+    """configs/cluster.yaml here, with one limit from each place that can say it."""
+    file = stand_ins("cluster")
+    settings_of(file)["limits"] = {"max_body_s": 28}
+    file["applications"][0]["runtime_env"] = {"env_vars": {"TEXT2MASK_LIMITS__MAX_BODY_S": "29"}}
     return file
-
-
-def told(file: File, **user_configs: Mapping[str, Any]) -> File:
-    """`file` with these `user_config`s and no other; the names with `_` for `-`."""
-    changed = copy.deepcopy(file)
-    changed["applications"][0]["deployments"] = [
-        {"name": name.replace("_", "-"), "user_config": user_config} for name, user_config in user_configs.items()
-    ]
-    return changed
-
-
-def deploy(file: File) -> None:
-    """What `serve deploy` asks of the controller; that of a test has no dashboard to go through."""
-    from ray.serve.context import _get_global_client
-    from ray.serve.schema import ServeDeploySchema
-
-    client: Any = _get_global_client()
-    client.deploy_apps(ServeDeploySchema.model_validate(file))
-
-
-def replicas() -> set[str]:
-    """Names of the running actors; a replica that is replaced has another one."""
-    import ray.util
-
-    names = (actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True))
-    return {name for name in names if name.startswith("SERVE_REPLICA::cluster#")}
 
 
 @pytest.fixture(scope="module")
 def cluster(service: str) -> Iterator[httpx.Client]:
     from ray import serve
 
-    deploy(stand_ins())
+    deploy(changed())
     with httpx.Client(base_url=f"{service}/cluster", trust_env=False, timeout=120) as client:
         eventually(lambda: client.get("/readyz").status_code == 200, 120)
         yield client
@@ -105,7 +62,7 @@ def test_the_clusters_file_starts_and_answers(cluster: httpx.Client, in_process:
         "max_image_pixels": 50_000_000,
         "max_timeout_s": 60,
     }
-    assert {name.split("#")[1] for name in replicas()} == {
+    assert {name.split("#")[0] for name in replicas("cluster")} == {
         "detector-tiny",
         "image-encoder-tiny",
         "mask-decoder-tiny",
@@ -120,7 +77,7 @@ def most_pixels(client: httpx.Client) -> tuple[int, int]:
 
 
 def test_numbers_change_in_running_replicas_and_no_request_fails(cluster: httpx.Client) -> None:
-    before, found = replicas(), len(segment(cluster).json()["detections"])
+    before, found = replicas("cluster"), len(segment(cluster).json()["detections"])
     assert found >= 2
     first = most_pixels(cluster)
     done, statuses = threading.Event(), []
@@ -133,13 +90,13 @@ def test_numbers_change_in_running_replicas_and_no_request_fails(cluster: httpx.
         asking = pool.submit(ask)
         try:
             ingress = {"limits": {"max_image_pixels": 10_000}, "defaults": {"box_threshold": 0.97}}
-            deploy(told(stand_ins(), ingress=ingress, detector_tiny={"max_batch_cost": 1}))
+            deploy(told(changed(), ingress=ingress, detector_tiny={"max_batch_cost": 1}))
             eventually(lambda: most_pixels(cluster) == (10_000, 10_000))
             eventually(lambda: lines("replica_cluster_detector", "In force now"))
             refused = segment(cluster)
             assert (refused.status_code, refused.json()["error"]["code"]) == (413, "image_too_large")
 
-            deploy(told(stand_ins(), ingress={"defaults": {"box_threshold": 0.97}}))
+            deploy(told(changed(), ingress={"defaults": {"box_threshold": 0.97}}))
             eventually(lambda: most_pixels(cluster) == first)  # what is not told any more is as at the start
             assert card(cluster)["detector"]["box_threshold"] == 0.97
             assert segment(cluster).json()["detections"] == []
@@ -148,18 +105,18 @@ def test_numbers_change_in_running_replicas_and_no_request_fails(cluster: httpx.
             done.set()
             asking.result()
     assert set(statuses) == {200}
-    assert replicas() == before
+    assert replicas("cluster") == before
 
 
 def test_what_is_told_wrong_leaves_what_is_in_force(cluster: httpx.Client) -> None:
-    before, first = replicas(), most_pixels(cluster)
-    deploy(told(stand_ins(), ingress={"limits": {"max_image_pixels": 20_000}}))
+    before, first = replicas("cluster"), most_pixels(cluster)
+    deploy(told(changed(), ingress={"limits": {"max_image_pixels": 20_000}}))
     eventually(lambda: most_pixels(cluster) == (20_000, 20_000))
-    deploy(told(stand_ins(), ingress={"limits": {"max_image_pixel": 5}, "defaults": {"box_threshold": 0.9}}))
+    deploy(told(changed(), ingress={"limits": {"max_image_pixel": 5}, "defaults": {"box_threshold": 0.9}}))
     eventually(lambda: lines("replica_cluster_ingress", "max_image_pixel: there is no such setting; did you mean"))
     assert most_pixels(cluster) == (20_000, 20_000)
     assert segment(cluster, SMALL).status_code == 200
-    assert replicas() == before
-    deploy(told(stand_ins()))  # of nobody: as at the start
+    assert replicas("cluster") == before
+    deploy(told(changed()))  # of nobody: as at the start
     eventually(lambda: most_pixels(cluster) == first)
-    assert replicas() == before
+    assert replicas("cluster") == before

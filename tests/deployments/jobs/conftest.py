@@ -32,11 +32,3 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("empty a.png", "empty b.png"):
         Image.fromarray(np.full((192, 256, 3), 127, np.uint8)).save(folder / name)
     return folder
-
-
-@pytest.fixture(scope="session")
-def ray_address(service: str) -> str:
-    """Of the session's Ray, on which the service runs, too."""
-    import ray
-
-    return str(ray.get_runtime_context().gcs_address)

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ import pytest
 
 from deployments.jobs import read_results
 from tests.deployments.jobs.conftest import PROMPT, drawn
+from tests.deployments.nodes import ancestors, more_nodes, until
 
 pytestmark = pytest.mark.slow
 
 IMAGES = 128  # eight blocks
-START_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +53,6 @@ def last_line(process: subprocess.Popen[str]) -> dict[str, Any]:
     return told
 
 
-def until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
-    """The condition's first value that counts as true."""
-    end = time.monotonic() + START_S
-    while not (value := condition()):
-        assert process.poll() is None, "the job ended before"
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return value
-
-
 def committed(output: Path) -> int:
     with suppress(FileNotFoundError):
         return int(json.loads((output / "_manifest.json").read_text())["images"])
@@ -85,7 +74,8 @@ def test_neither_a_killed_driver_nor_a_dead_node_loses_or_doubles_an_image(
 ) -> None:
     output = tmp_path / "labels"
     replicas = ("--detector-replicas", "2", "--segmenter-replicas", "2")  # Ray spreads them over the nodes
-    with second_node(ray_address) as raylet:
+    with more_nodes(ray_address, "second") as nodes:
+        raylet = nodes["second"].raylet
         with job(many, output, ray_address, *replicas) as process:
             until(lambda: committed(output), process)
             process.send_signal(signal.SIGKILL)
@@ -102,40 +92,3 @@ def test_neither_a_killed_driver_nor_a_dead_node_loses_or_doubles_an_image(
     names = [row.path.rpartition("/")[2] for row in read_results(output)]
     assert sorted(names) == [f"{number:03}.png" for number in range(IMAGES)]
     assert all(row.error is None for row in read_results(output))
-
-
-@contextmanager
-def second_node(address: str) -> Iterator[int]:
-    """Another raylet of the same Ray, as on another machine; its process."""
-    import ray
-
-    before = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--address", address, "--num-cpus", "2", "--block"]
-    with subprocess.Popen(
-        [*command, "--object-store-memory", "100000000"], stdout=subprocess.DEVNULL, start_new_session=True
-    ) as process:
-        try:
-            until(lambda: {node["NodeID"] for node in ray.nodes() if node["Alive"]} - before, process)  # type: ignore[arg-type]
-            (raylet,) = [pid for pid in named("raylet") if process.pid in ancestors(pid)]
-            yield raylet
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def named(name: str) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/comm"):
-        with suppress(OSError):
-            if path.read_text().strip() == name:
-                found.append(int(path.parent.name))
-    return found
-
-
-def ancestors(pid: int) -> set[int]:
-    found: set[int] = set()
-    with suppress(OSError):
-        while pid > 1:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            found.add(pid)
-    return found
