@@ -25,7 +25,7 @@ from deployments.in_place import Requests, of_stage
 from deployments.ingress_deployment import IngressDeployment, IngressOptions
 from deployments.mask_decoder import MaskDecoderDeployment
 from deployments.setting_names import nearest
-from deployments.stage_settings import Replicas
+from deployments.stage_settings import Autoscaling, Replicas, StageAutoscaling
 from deployments.versions import OwnVersion, version_of
 
 BY_LOAD = RequestRouterConfig.model_validate({"request_router_class": "deployments.stage_routers.LoadRouter"})
@@ -36,6 +36,12 @@ BY_IMAGE = RequestRouterConfig.model_validate(
         "request_router_kwargs": {"num_fallback_replicas": 2},
     }
 )
+
+# Over how long Serve's autoscaler looks back, and how often it hears of replicas and callers. Its own 30 s and 10 s are
+# longer than a crowd needs to fill every queue. (The variables that Serve names in place of `metrics_interval_s`, its
+# 2.60 does not read.)
+LOOK_BACK_S = 10.0
+METRICS_INTERVAL_S = 2.0
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -146,7 +152,7 @@ def _deploy(
     """`kind(*arguments)` as a deployment called `name`, placed as `replicas` says."""
     scale: dict[str, Any] = {"num_replicas": replicas.num_replicas}
     if replicas.autoscaling is not None:
-        scale = {"autoscaling_config": replicas.autoscaling.model_dump()}
+        scale = {"autoscaling_config": autoscaling_config(replicas.autoscaling)}
     deployment: Any = serve.deployment(
         kind,
         name=name,
@@ -168,3 +174,12 @@ def _deploy(
     deployment._deployment_config = OwnVersion.of(deployment._deployment_config, version_of(kind, arguments))
     bound: Application = deployment.bind(*arguments)
     return bound
+
+
+def autoscaling_config(autoscaling: Autoscaling) -> dict[str, Any]:
+    """Serve's form of it, for a deployment's options or its entry under `deployments:` in a file."""
+    config: dict[str, Any] = autoscaling.model_dump(exclude={"policy", "target_queue_s"})
+    if isinstance(autoscaling, StageAutoscaling) and autoscaling.policy == "queue_time":
+        kwargs = {"target_queue_s": autoscaling.target_queue_s}
+        config["policy"] = {"policy_function": "deployments.autoscaling:QueueTimePolicy", "policy_kwargs": kwargs}
+    return {**config, "look_back_period_s": LOOK_BACK_S, "metrics_interval_s": METRICS_INTERVAL_S}

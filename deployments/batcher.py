@@ -64,6 +64,10 @@ class Batcher(Generic[Item, Raw]):
         batches: so none is formed under one limit of each kind."""
         self._queue.limit(max_batch_size, max_batch_cost)
 
+    def waiting_cost(self) -> int:
+        """Of all that waits for a batch; on the event loop."""
+        return self._queue.cost()
+
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` on the model thread and wait. For warm-up, before the first `submit`: it blocks the loop."""
         return self._thread.submit(function).result()

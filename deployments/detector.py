@@ -43,6 +43,10 @@ class DetectorDeployment:
         """Serve's: batch limits for what comes; see `deployments.in_place`."""
         self.changes.take(user_config)
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve's: what `deployments.autoscaling` goes by."""
+        return self._runner.autoscaling_stats()
+
     @as_value
     async def detect(self, image: ImageSource, request: DetectRequest, deadline: float | None = None) -> Detections:
         """Candidate boxes, in pixels of the upright image. Or a StageError; see `pipeline.detector.Detector`."""

@@ -48,6 +48,10 @@ class ImageEncoderDeployment:
         """Serve's: batch limits for what comes; see `deployments.in_place`."""
         self.changes.take(user_config)
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve's: what `deployments.autoscaling` goes by."""
+        return self._runner.autoscaling_stats()
+
     @as_value
     async def encode(
         self, image: bytes, key: str | None = None, region: Region | None = None, deadline: float | None = None
@@ -83,4 +87,5 @@ class ImageEncoderDeployment:
         return image
 
     def _looked_up(self, kind: str, outcome: str) -> None:
+        self._runner.load.call()
         metrics.CACHE_LOOKUPS.record(1, kind=kind, model=self._model, outcome=outcome)

@@ -38,6 +38,10 @@ class MaskDecoderDeployment:
         """Serve's: batch limits for what comes; see `deployments.in_place`."""
         self.changes.take(user_config)
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve's: what `deployments.autoscaling` goes by."""
+        return self._runner.autoscaling_stats()
+
     @as_value
     async def decode(
         self, embedding: Embedding, prompts: MaskPrompts, options: DecodeOptions, deadline: float | None = None

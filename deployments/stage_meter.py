@@ -1,4 +1,5 @@
-"""How long the items of a stage wait and work, and how full its batches are: as metrics, and as spans of a trace."""
+"""How long the items of a stage wait and work, and how full its batches are: as metrics, as spans of a trace, and
+summed for the autoscaler."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments import metrics, tracing
+from deployments.stage_load import StageLoad
 from deployments.stage_settings import StageSettings
 
 
@@ -28,6 +30,7 @@ class StageMeter:
 
     def __init__(self, stage: str, model: str, settings: StageSettings) -> None:
         self._labels = {"stage": stage, "model": model}
+        self.load = StageLoad(settings.cpu_threads)
         self.limit(settings)
 
     def limit(self, settings: StageSettings) -> None:
@@ -36,11 +39,13 @@ class StageMeter:
 
     def step(self, step: str, begin: float, end: float, trace: Any) -> None:
         """An item's `prepare` or `finish`, from `begin` to `end` (`time.perf_counter()`)."""
+        self.load.cpu(end - begin)
         metrics.STAGE.record(end - begin, step=step, **self._labels)
         tracing.tell(step, trace, begin, end)
 
     def batch(self, items: Sequence[Waited], cost: int, begin: float, end: float) -> None:
         """A forward pass of `items`. Each of their traces gets its wait, and the whole pass."""
+        self.load.forward(end - begin, cost)
         max_items, max_cost = self._most
         fill = min(1.0, len(items) / max_items)  # formed under an earlier, higher limit, it is full
         if max_cost is not None:

@@ -51,6 +51,7 @@ class StageRunner(Generic[Item, Raw, Output]):
         self._max_cost = settings.max_batch_cost
         self._clock = clock
         self._meter = StageMeter(name, model, settings)
+        self.load = self._meter.load
         self._batcher: Batcher[Item, Raw] = Batcher(
             stage.forward,
             max_batch_size=settings.max_batch_size,
@@ -83,11 +84,21 @@ class StageRunner(Generic[Item, Raw, Output]):
         Raises:
             StageError: always this, whatever failed, so that no exception text leaves the replica.
         """
-        item = await self._in_pool("prepare", prepare, deadline)
+        self.load.enter()
+        cost = None
+        try:
+            item = await self._in_pool("prepare", prepare, deadline)
+            cost = self._stage.cost(item)
+        finally:
+            self.load.size(cost)
         parts = self._stage.split(item, self._max_cost) if isinstance(self._stage, Splittable) else (item,)
         if len(parts) == 1:
             return await self._finish(parts[0], await self._forward(parts[0], deadline), deadline)
         return await self._in_parts(item, parts, deadline)
+
+    def autoscaling_stats(self) -> dict[str, float]:
+        """What `deployments.autoscaling` goes by; on the event loop."""
+        return self.load.report(self._batcher.waiting_cost())
 
     async def _in_parts(self, item: Item, parts: Sequence[Item], deadline: float | None) -> Output:
         """One part after another: each queues anew, behind what waits, whatever the deadline: so others take their turn

@@ -23,6 +23,44 @@ class Autoscaling(Section):
         float,
         Field(gt=0, description="Running and waiting requests a replica; more of them bring another replica."),
     ] = 2
+    upscale_delay_s: Annotated[
+        float, Field(ge=0, description="For how long more replicas must be wanted before they are started.")
+    ] = 3
+    downscale_delay_s: Annotated[
+        float,
+        Field(
+            ge=10,
+            description="For how long fewer must be enough before replicas are stopped: longer than a start takes, or "
+            "the next crowd waits for it again.",
+        ),
+    ] = 120
+    downscale_to_zero_delay_s: Annotated[
+        float, Field(ge=10, description="The same for the last replica, whose next caller waits for a start.")
+    ] = 600
+
+
+class StageAutoscaling(Autoscaling):
+    """Of a stage, by the work that waits for its model."""
+
+    policy: Annotated[
+        Literal["queue_time", "ongoing_requests"],
+        Field(
+            description="What decides: `queue_time`, the seconds of work that wait before a replica, and how busy they "
+            "are; `ongoing_requests`, Serve's own, requests under way, whatever they ask for."
+        ),
+    ] = "queue_time"
+    target_queue_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="For `queue_time`: seconds of work that may wait before a replica. Longer than a full batch "
+            "takes, or batches do not fill before replicas are added.",
+        ),
+    ] = 1
+    target_ongoing_requests: Annotated[
+        float,
+        Field(gt=0, description="For `ongoing_requests`: running and waiting requests a replica."),
+    ] = 2
 
 
 class Replicas(Section):
@@ -86,6 +124,7 @@ def resources_of(together: Sequence[Replicas]) -> dict[str, float]:
 class StageSettings(Replicas):
     """One of the three models."""
 
+    autoscaling: StageAutoscaling | None = None
     device: Annotated[
         str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda` or `cuda:N`: where the model computes.")
     ] = "cpu"

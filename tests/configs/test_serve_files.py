@@ -58,7 +58,7 @@ def test_the_cluster_scales_three_stages_apart() -> None:
     assert cluster.auth.mode == "keys"
     assert all(scale is not None and scale.min_replicas < scale.max_replicas for scale in scales)
     assert len({stage.num_gpus for stage in stages}) == 3
-    assert len({scale.target_ongoing_requests for scale in scales if scale is not None}) == 3
+    assert len({scale.target_queue_s for scale in scales if scale is not None}) == 3
     admitted = cluster.ingress.num_replicas * cluster.admission.max_requests
     most = scales[1].max_replicas if scales[1] is not None else 0
     assert admitted == 2 * cluster.image_encoder.max_batch_size * most  # as its comment says
