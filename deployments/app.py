@@ -59,10 +59,12 @@ def build_app(args: dict[str, Any]) -> Application:
 def build(args: Mapping[str, Any], in_place: Mapping[str, Mapping[str, Any]]) -> Application:
     """The same with a `user_config` for each deployment in `in_place`, by name; Serve's builders take one argument.
 
-    They are checked here, where `serve deploy` leaves that to the replicas.
+    They are checked here, where `serve deploy` leaves that to the replicas. So are weight files: once Serve has an
+    application, it stops the old replicas of a stage before it knows whether the new ones can start.
     """
     settings = config.from_args(args)
     offer = catalogue(settings)
+    offer.check_weights()
     options = options_of(settings, offer)
     _check(in_place, _changeable(settings, offer, options.requests))
     # The ingress's own access line says more than Serve's: one of them is enough.

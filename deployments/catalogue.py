@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from deployments.settings import DetectorEntry, SegmenterEntry, Settings, SettingsError, explain
 from deployments.stage_settings import DetectorSettings, ImageEncoderSettings, MaskDecoderSettings, StageSettings
-from pipeline.bundle import Bundle, resolve, split_model_name
+from pipeline.bundle import Bundle, check_weights, resolve, split_model_name
 from pipeline.models.architectures import detector_architecture
 from pipeline.models.registry import EMBEDDED_NAME
 
@@ -51,6 +51,13 @@ class Catalogue:
     detectors: Mapping[str, OfferedDetector]
     segmenters: Mapping[str, OfferedSegmenter]
     pairs: tuple[Pair, ...]
+
+    def check_weights(self) -> None:
+        """Read every weight file. Raises BundleError: one is not what its bundle says."""
+        for bundle in [one.bundle for one in self.detectors.values()] + [
+            one.bundle for one in self.segmenters.values()
+        ]:
+            check_weights(bundle)
 
 
 def catalogue(settings: Settings) -> Catalogue:

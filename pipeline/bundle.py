@@ -24,9 +24,9 @@ from pipeline.models.registry import (
     names,
     unknown_name,
 )
-from pipeline.models.weights import load_state_dict, load_weights
+from pipeline.models.weights import check_weights, load_state_dict, load_weights
 
-__all__ = ["Bundle", "BundleError", "load_state_dict", "load_weights", "resolve", "split_model_name"]
+__all__ = ["Bundle", "BundleError", "check_weights", "load_state_dict", "load_weights", "resolve", "split_model_name"]
 
 OFFICIAL_VOCABULARY = Path(__file__).parent / "models" / "bert-base-uncased-vocab.txt"
 

@@ -50,6 +50,7 @@ class ImageEncoder:
         precision: of its layers; the model is changed in place. Embeddings are float32 in any case.
         compile: compile it now for batches of up to `max_batch`, and on a GPU record it: minutes, then no more. Where
             that fails, one warning.
+        weights: SHA-256 of the model's, which each embedding then carries.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class ImageEncoder:
         precision: Precision = "float32",
         compile: bool = False,
         max_batch: int = BUCKETS[-1],
+        weights: str = "",
     ) -> None:
+        self.weights = weights
         self.model = model.image_encoder.eval()
         lower(self.model, DTYPES[precision])
         self.model.to(device)
@@ -88,7 +91,7 @@ class ImageEncoder:
         arch = segmenter_architecture(bundle.architecture)
         model = sam.build(arch)
         load_weights(model, bundle)
-        return cls(model, arch, device, precision, compile, max_batch)
+        return cls(model, arch, device, precision, compile, max_batch, weights=bundle.sha256)
 
     @torch.inference_mode()
     def _compiled(self, tolerance: float, max_batch: int) -> Pass:
@@ -127,7 +130,7 @@ class ImageEncoder:
 
     def finish(self, item: EncoderItem, raw: Float32Array) -> Embedding:
         # A copy, so that one embedding does not keep its whole batch in memory.
-        return Embedding(raw.copy(), item.input_size, item.image_size, item.region, item.key)
+        return Embedding(raw.copy(), item.input_size, item.image_size, item.region, item.key, self.weights)
 
     def encode(
         self, image: ImageSource, key: str | None = None, region: Region | None = None, deadline: float | None = None

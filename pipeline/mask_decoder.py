@@ -41,6 +41,7 @@ class MaskDecoder:
         device: where the model runs.
         precision: of its products; prompts, sums and masks at full size are float32.
         masks_on_device: make the masks there, all of a pass at once; None: unless it is a CPU.
+        weights: SHA-256 of the model's; an embedding by others is refused.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class MaskDecoder:
         device: str = "cpu",
         precision: Precision = "float32",
         masks_on_device: bool | None = None,
+        weights: str = "",
     ) -> None:
+        self.weights = weights
         self.prompt_encoder = model.prompt_encoder.to(device).eval()
         self.decoder = model.mask_decoder.to(device).eval()
         self.arch = arch
@@ -68,7 +71,7 @@ class MaskDecoder:
         arch = segmenter_architecture(bundle.architecture)
         model = sam_model.build(arch)
         load_weights(model, bundle)
-        return cls(model, arch, device, precision)
+        return cls(model, arch, device, precision, weights=bundle.sha256)
 
     def prepare(
         self, embedding: Embedding, prompts: MaskPrompts, options: DecodeOptions, deadline: float | None = None
@@ -77,8 +80,11 @@ class MaskDecoder:
 
         An instance with a box and an empty list of points counts as one with a box alone, as it does to SAM.
 
-        Raises StageError `invalid_value` for prompts of unequal number, wrong shapes, or none.
+        Raises StageError `invalid_value` for prompts of unequal number, wrong shapes, or none; `cancelled` for an
+        embedding of other weights, as there is while one model of a service takes the place of another.
         """
+        if embedding.weights and self.weights and embedding.weights != self.weights:
+            raise StageError("cancelled", "the image was encoded by another version of the model; try again soon")
         return decoder_item(embedding, prompts, options, deadline, self.arch)
 
     def batch_key(self, item: DecoderItem) -> None:

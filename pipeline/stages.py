@@ -128,6 +128,7 @@ class Embedding:
         image_size: `(height, width)` of the image or region that was encoded.
         region: the region, or None for the whole image.
         key: the caller's cache key.
+        weights: SHA-256 of those that made it, lower-case hex; empty where nobody said.
     """
 
     features: Float32Array
@@ -135,6 +136,7 @@ class Embedding:
     image_size: tuple[int, int]
     region: Region | None = None
     key: str | None = None
+    weights: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Each stage scaled by its own load, on a running service. `python -m benchmarks.autoscaling.live`
 
 The embedded model behind HTTP, three stages of zero to three replicas each, asked by one client through its public
-interface. One phase after another: text prompts on cached images, point prompts on cached images, new images, silence
-until nothing runs, and a request that wakes all. Printed: replicas over time, and what became of the requests.
+interface. One phase after another: text prompts on cached images, point prompts on cached images, new images, text
+on the cached ones again while the image encoder shrinks, silence until nothing runs, and a request that wakes all.
+Printed: replicas over time, and what became of the requests.
 
 It shows who scales, not what it gains: all replicas share this machine's cores. A request that names an image which is
 not cached any more is refused (404 `image_not_cached`), and the client sends the bytes: counted as `resent`.
@@ -26,6 +27,7 @@ from pipeline.tiny import scenes
 
 STAGES = ("detector-tiny", "image-encoder-tiny", "mask-decoder-tiny")
 CALLERS = 8
+CROWD = 28  # for new images, of which one takes a stage 40 ms
 CLASSES = [f"{colour} {shape}" for colour in scenes.COLOUR_NAMES for shape in scenes.SHAPES]
 POINTS = 150
 
@@ -46,7 +48,7 @@ def settings(zero_s: float) -> dict[str, object]:
     autoscaling = {
         "min_replicas": 0,
         "max_replicas": 3,
-        "target_queue_s": 0.5,
+        "target_queue_s": 0.3,
         "upscale_delay_s": 3,
         "downscale_delay_s": 10,
         "downscale_to_zero_delay_s": zero_s,
@@ -60,15 +62,15 @@ def many_points(generator: random.Random, size: tuple[int, int]) -> list[list[li
     return [[[generator.uniform(0, width), generator.uniform(0, height), 1]] for _ in range(POINTS)]
 
 
-async def asked(client: AsyncClient, ask: Ask, seconds: float, told: Told) -> None:
-    """`CALLERS` at a time, each again as soon as it is answered."""
+async def asked(client: AsyncClient, ask: Ask, callers: int, seconds: float, told: Told) -> None:
+    """So many at a time, each again as soon as it is answered."""
     end = time.perf_counter() + seconds
 
     async def one() -> None:
         while time.perf_counter() < end:
             await once(client, ask, told)
 
-    await asyncio.gather(*(one() for _ in range(CALLERS)))
+    await asyncio.gather(*(one() for _ in range(callers)))
 
 
 async def once(client: AsyncClient, ask: Ask, told: Told) -> None:
@@ -102,9 +104,14 @@ async def phases(url: str, watch: Watch, seconds: float, told: Told) -> None:
         begin("first request")
         for case in known:
             await once(client, lambda client, case=case: client.segment(case.jpeg, case.prompt), told)  # type: ignore[misc]
-        for name, ask in (("text, cached images", text), ("points, cached images", points), ("new images", new)):
+        for name, ask, callers in (
+            ("text, cached images", text, CALLERS),
+            ("points, cached images", points, CALLERS),
+            ("new images", new, CROWD),
+            ("text, cached images", text, CALLERS),
+        ):
             begin(name)
-            await asked(client, ask, seconds, told)
+            await asked(client, ask, callers, seconds, told)
         begin("silence")
         await asyncio.to_thread(until, lambda: not any(map(watch.running, STAGES)), 180, "not all went to zero")
         begin("one request")

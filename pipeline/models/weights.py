@@ -26,6 +26,19 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_weights(bundle: Bundle) -> None:
+    """Read the file, and compare. Raises BundleError: it cannot be read, or its hash differs."""
+    try:
+        actual = sha256_of(bundle.weights)
+    except OSError as error:
+        raise BundleError(f"{bundle.weights} cannot be read: {error}") from error
+    if actual != bundle.sha256:
+        raise BundleError(
+            f"{bundle.weights} is not the file that {bundle.name!r} means: its SHA-256 is {actual}, expected "
+            f"{bundle.sha256}. A broken copy: fetch it again. Weights of your own: see docs/bundles.md."
+        )
+
+
 def load_state_dict(bundle: Bundle) -> dict[str, Tensor]:
     """The bundle's tensors, on the CPU, without a `{"model": ...}` wrapper and without `module.` prefixes.
 
@@ -36,15 +49,7 @@ def load_state_dict(bundle: Bundle) -> dict[str, Tensor]:
     """
     import torch
 
-    try:
-        actual = sha256_of(bundle.weights)
-    except OSError as error:
-        raise BundleError(f"{bundle.weights} cannot be read: {error}") from error
-    if actual != bundle.sha256:
-        raise BundleError(
-            f"{bundle.weights} is not the file that {bundle.name!r} means: its SHA-256 is {actual}, expected "
-            f"{bundle.sha256}. A broken copy: fetch it again. Weights of your own: see docs/bundles.md."
-        )
+    check_weights(bundle)
     content = _read_safetensors(bundle) if bundle.weights.suffix == ".safetensors" else _read_pickle(bundle)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]

@@ -18,6 +18,7 @@ from deployments.in_place import Changes, Requests, of_stage
 from deployments.metrics import Metric
 from deployments.settings import SettingsError, from_args
 from deployments.stage_settings import DetectorSettings
+from tests.deployments.bundles import bundle_copy
 from tests.deployments.fakes import base64
 
 PICTURE = (Path(__file__).parents[2] / "pipeline" / "tiny" / "demo.png").read_bytes()
@@ -142,6 +143,24 @@ def test_a_check_says_what_is_wrong(tmp_path: Path, user_config: str, options: l
     assert text in " ".join(outcome.stderr.split())
     assert outcome.exit_code == (0 if text.startswith("Nothing") else 1)
     assert not outcome.stdout
+
+
+def test_a_check_reads_the_weights(tmp_path: Path) -> None:
+    """Serve stops the old replicas first: the new ones must not be the first to look."""
+    pytest.importorskip("ray")
+    from typer.testing import CliRunner
+
+    from deployments.cli import app
+
+    copy = bundle_copy("detector", "spoilt", tmp_path)
+    options = ["serve", "--set", f'detectors=[{{"model": "{copy}"}}]', "--check"]
+    assert CliRunner().invoke(app, options).exit_code == 0
+    with (copy / "model.safetensors").open("r+b") as weights:
+        weights.seek(-1, 2)
+        weights.write(b"?")
+    outcome = CliRunner().invoke(app, options)
+    assert outcome.exit_code == 1
+    assert "is not the file that 'spoilt' means" in " ".join(outcome.stderr.split())
 
 
 def test_batches_follow_while_items_wait() -> None:

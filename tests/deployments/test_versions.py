@@ -14,6 +14,7 @@ pytest.importorskip("ray")
 from deployments.app import build_app
 from deployments.auth_settings import AuthSettings
 from deployments.versions import version_of
+from pipeline.models.weights import sha256_of
 from tests.deployments.bundles import bundle_copy
 
 START: dict[str, Any] = {"auth": {"mode": "none"}, "id_secret": "of one length, at least"}
@@ -65,7 +66,9 @@ def test_other_weights_replace_their_own_stage(tmp_path: Path) -> None:
     """And the same in another folder: who starts later has to know where they are."""
     first, moved = (bundle_copy("detector", "shop", tmp_path / name) for name in ("1", "2"))
     seen = [versions(detectors=[{"model": str(folder)}]) for folder in (first, moved)]
-    content = json.loads((moved / "bundle.json").read_text()) | {"sha256": "0" * 64}
+    weights = moved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"?")
+    content = json.loads((moved / "bundle.json").read_text()) | {"sha256": sha256_of(weights)}
     (moved / "bundle.json").write_text(json.dumps(content))
     seen.append(versions(detectors=[{"model": str(moved)}]))
     for before, now in pairwise(seen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bundle import resolve
+from pipeline.errors import StageError
+from pipeline.image_encoder import ImageEncoder
 from pipeline.mask_decoder import DecoderItem, MaskDecoder
 from pipeline.stages import DecodeOptions, Embedding, MaskPrompts
 
@@ -50,3 +53,15 @@ def test_parts_cost_no_more_than_is_allowed(decoder: MaskDecoder, points: list[i
     for one, following in zip(parts, parts[1:], strict=False):  # none is smaller than need be
         first = item(decoder, [len(following.prompts[0].points)], whole.options)  # type: ignore[arg-type]
         assert decoder.cost(one) + decoder.cost(first) > most
+
+
+def test_an_embedding_of_other_weights_is_refused(decoder: MaskDecoder) -> None:
+    """It would give wrong masks: for a while both are there, when a service gets another version of a segmenter."""
+    bundle = resolve("tiny", "segmenter")
+    embedding = ImageEncoder.from_bundle(bundle).encode(np.zeros((96, 128, 3), np.uint8))
+    prompts = MaskPrompts(boxes=np.array([[10, 10, 90, 90]], np.float32))
+    assert embedding.weights == bundle.sha256
+    assert len(decoder.decode(embedding, prompts, DecodeOptions())) == 1
+    with pytest.raises(StageError) as refusal:
+        decoder.decode(replace(embedding, weights=64 * "0"), prompts, DecodeOptions())
+    assert refusal.value.code == "cancelled"  # 503: our client asks again
