@@ -180,8 +180,11 @@ def _deploy(
 
 def autoscaling_config(autoscaling: Autoscaling) -> dict[str, Any]:
     """Serve's form of it, for a deployment's options or its entry under `deployments:` in a file."""
-    config: dict[str, Any] = autoscaling.model_dump(exclude={"policy", "target_queue_s"})
-    if isinstance(autoscaling, StageAutoscaling) and autoscaling.policy == "queue_time":
+    names = {"min_replicas", "max_replicas", "upscale_delay_s", "downscale_delay_s", "downscale_to_zero_delay_s"}
+    config: dict[str, Any] = autoscaling.model_dump(include=names)
+    if autoscaling.ongoing is not None:
+        config["target_ongoing_requests"] = autoscaling.ongoing
+    elif isinstance(autoscaling, StageAutoscaling):
         kwargs = {"target_queue_s": autoscaling.target_queue_s}
         config["policy"] = {"policy_function": "deployments.autoscaling:QueueTimePolicy", "policy_kwargs": kwargs}
     return {**config, "look_back_period_s": LOOK_BACK_S, "metrics_interval_s": METRICS_INTERVAL_S}

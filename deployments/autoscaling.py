@@ -28,14 +28,18 @@ class Load:
     """Of a stage, all replicas together.
 
     Attributes:
+        replicas: that reported.
         came, done: cost a second that arrived, and that was computed, over the window that Serve keeps.
+        busy: replicas that were, on average.
         waiting: cost that waits now, with what has not reached a replica yet, as the others on average.
         seconds: of one replica for a unit of cost; 0 where nothing was computed.
         asked: whether anybody called at all, also for what needs no model.
     """
 
+    replicas: int
     came: float
     done: float
+    busy: float
     waiting: float
     seconds: float
     asked: bool
@@ -61,8 +65,10 @@ class Load:
         done, calls = grown("done"), grown("calls")
         busy = max(grown("model_s"), grown("cpu_s"))  # whichever is short: the model, or the CPUs beside it
         return cls(
+            replicas=sum(map(bool, times)),
             came=grown("came") / window if window > 0 else 0.0,
             done=done / window if window > 0 else 0.0,
+            busy=busy / window if window > 0 else 0.0,
             waiting=sum(one[-1] for one in values("waiting")) + (queued * grown("came") / calls if calls else 0.0),
             seconds=busy / done if done > 0 else 0.0,
             asked=calls > 0,
@@ -75,10 +81,11 @@ class QueueTimePolicy:
     How many more follows from what arrives: as many replicas as it keeps busy, and what has piled up is worked off
     within `DRAIN_S`. Callers that ask again only when they are answered, and an ingress that turns others away, hide
     what else would come: then arrivals are as quick as answers, and the wait alone counts, up to twice the replicas at
-    a time. While replicas start, what piles up meanwhile brings no more of them. Fewer: as many as remain `BUSY` at
-    the most; none only if nobody asked.
+    a time. While replicas start, what piles up meanwhile brings no more of them. Fewer: as many as would have been
+    `BUSY` at the most, at the worst moment of the configuration's `downscale_delay_s`; none only if nobody asked.
 
-    Serve calls it, and applies the delays and bounds of its own configuration.
+    Serve calls it, and applies the delays and bounds of its own configuration. As long as replicas have not reported,
+    nothing is known of them, and none is taken away.
 
     Args:
         target_queue_s: seconds of work that may wait before a replica.
@@ -88,24 +95,36 @@ class QueueTimePolicy:
         self._target = target_queue_s
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-        """The number that is needed, and what to remember: seconds for a unit of cost."""
-        load = Load.of(context.raw_metrics or {}, context.total_queued_requests)
-        seconds = load.seconds or (context.policy_state or {}).get("seconds", 0.0)
+        """The number that is needed, and what to remember: seconds for a unit of cost, and the needs of late."""
         running, wanted = context.current_num_replicas, context.target_num_replicas
+        state: dict[str, Any] = context.policy_state or {}
+        load = Load.of(context.raw_metrics or {}, context.total_queued_requests)
+        if running == 0 or load.replicas == 0:
+            return wanted, state
+        seconds = load.seconds or state.get("seconds", 0.0)
         needed = self._needed(load, seconds, running, wanted)
         if load.asked or load.waiting or context.total_num_requests > 0:
             needed = max(needed, 1.0)
-        return needed, {"seconds": seconds}
+        if load.replicas < running:
+            needed = max(needed, wanted)
+        needs = self._late(state.get("needs", {}), needed, context)
+        remembered = {"seconds": seconds, "needs": needs}
+        return (needed if needed > wanted else min(wanted, max(needs.values()))), remembered
 
     def _needed(self, load: Load, seconds: float, running: int, wanted: int) -> float:
-        if running == 0:
-            return wanted
         came, waiting = load.came * seconds, load.waiting * seconds  # replicas kept busy; replica-seconds
         if waiting <= running * self._target:
-            return min(came / BUSY, wanted)
+            return min(max(came, load.busy) / BUSY, wanted)
         if wanted > running:
             return max(came / BUSY, wanted)
-        enough = max(came / BUSY, came + (waiting - running * self._target) / DRAIN_S)
-        saturated = load.done * seconds > 0.9 * running
-        hidden = saturated and 0.95 * load.done < load.came < 1.1 * running / seconds
-        return max(enough, min(waiting / self._target, 2 * running), running) if hidden else max(enough, running)
+        enough = max(came / BUSY, came + (waiting - running * self._target) / DRAIN_S, running)
+        hidden = load.busy > 0.9 * running and 0.95 * load.done < load.came and came < 1.1 * running
+        return max(enough, min(waiting / self._target, 2 * running)) if hidden else enough
+
+    def _late(self, needs: Mapping[int, float], needed: float, context: AutoscalingContext) -> dict[int, float]:
+        """The highest need of each of the last seconds, by the second."""
+        config: Any = context.config
+        now = int(context.current_time or 0.0)
+        kept = {second: need for second, need in needs.items() if second >= now - config.downscale_delay_s}
+        kept[now] = max(needed, kept.get(now, 0.0))
+        return kept

@@ -114,11 +114,6 @@ class BatchQueue(Generic[Item, Raw]):
                 return key, batch
         return None
 
-    def cost(self) -> int:
-        """Summed, of what waits and was not given up."""
-        entries = (entry for heap in self._heaps.values() for entry in heap)
-        return sum(waiting.cost for _, _, waiting in entries if not waiting.future.done())
-
     def drain(self) -> Iterator[Waiting[Item, Raw]]:
         """Everything, taken out."""
         heaps, self._heaps = self._heaps, {}

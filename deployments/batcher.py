@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Generic, TypeVar
 
 from deployments import tracing
@@ -63,10 +64,6 @@ class Batcher(Generic[Item, Raw]):
         """Other limits for the batches to come; the one that runs is not touched. On the event loop, which alone forms
         batches: so none is formed under one limit of each kind."""
         self._queue.limit(max_batch_size, max_batch_cost)
-
-    def waiting_cost(self) -> int:
-        """Of all that waits for a batch; on the event loop."""
-        return self._queue.cost()
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` on the model thread and wait. For warm-up, before the first `submit`: it blocks the loop."""
@@ -145,11 +142,12 @@ class Batcher(Generic[Item, Raw]):
 
     def _run(self, key: Hashable, batch: Batch[Item, Raw]) -> list[Raw | StageError]:
         begin, began = time.perf_counter(), self._clock()
-        outcomes = list(self._forward([waiting.item for waiting in batch]))
+        cost = sum(waiting.cost for waiting in batch)
+        with self._meter.forward(cost) if self._meter is not None else nullcontext():
+            outcomes = list(self._forward([waiting.item for waiting in batch]))
         if len(outcomes) != len(batch):
             raise RuntimeError(f"forward returned {len(outcomes)} outcomes for {len(batch)} items")
         # No batch is chosen meanwhile, so the event loop does not read what is written here.
-        cost = sum(waiting.cost for waiting in batch)
         self._queue.times.note(key, len(batch), cost, began, self._clock())
         if self._meter is not None:
             items = [Waited(waiting.since, waiting.trace) for waiting in batch]

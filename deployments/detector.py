@@ -45,7 +45,7 @@ class DetectorDeployment:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Serve's: what `deployments.autoscaling` goes by."""
-        return self._runner.autoscaling_stats()
+        return self._runner.load.report()
 
     @as_value
     async def detect(self, image: ImageSource, request: DetectRequest, deadline: float | None = None) -> Detections:

@@ -50,7 +50,7 @@ class ImageEncoderDeployment:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Serve's: what `deployments.autoscaling` goes by."""
-        return self._runner.autoscaling_stats()
+        return self._runner.load.report()
 
     @as_value
     async def encode(
@@ -87,5 +87,6 @@ class ImageEncoderDeployment:
         return image
 
     def _looked_up(self, kind: str, outcome: str) -> None:
-        self._runner.load.call()
+        if (kind, outcome) != ("embedding", "miss"):  # of which the work itself is a call
+            self._runner.load.call()
         metrics.CACHE_LOOKUPS.record(1, kind=kind, model=self._model, outcome=outcome)

@@ -40,7 +40,7 @@ class MaskDecoderDeployment:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Serve's: what `deployments.autoscaling` goes by."""
-        return self._runner.autoscaling_stats()
+        return self._runner.load.report()
 
     @as_value
     async def decode(

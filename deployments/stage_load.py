@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Work:
+    """An item in the stage: what is left of its cost; None while that is not known."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left: int | None = None
 
 
 class StageLoad:
-    """Of one model in one replica. `cpu` and `forward` are told from other threads, all else from the event loop.
+    """Of one model in one replica. `cpu`, `begin` and `end` are told from other threads, all else from the event loop.
 
     Args:
         cpu_threads: how many do the CPU work beside the model.
@@ -14,57 +26,74 @@ class StageLoad:
 
     def __init__(self, cpu_threads: int) -> None:
         self._cpu_threads = cpu_threads
-        self._lock = threading.Lock()
+        self._present: set[Work] = set()
         self._calls = 0
-        self._unsized = 0
         self._items = 0
         self._came = 0
+        self._lock = threading.Lock()  # for what follows
         self._done = 0
         self._model_s = 0.0
         self._cpu_s = 0.0
+        self._pass: tuple[float, int] | None = None
 
     def call(self) -> None:
-        """Somebody asked, perhaps for what is kept."""
+        """Somebody asked for what is kept."""
         self._calls += 1
 
-    def enter(self) -> None:
-        """An item came; what it costs is not known yet."""
+    @contextmanager
+    def item(self) -> Iterator[Work]:
+        """An item is in the stage while the block lasts."""
         self._calls += 1
-        self._unsized += 1
+        work = Work()
+        self._present.add(work)
+        try:
+            yield work
+        finally:
+            self._present.discard(work)
 
-    def size(self, cost: int | None) -> None:
-        """An item that came costs this much, or, for None, nothing: it was refused."""
-        self._unsized -= 1
-        if cost is not None:
-            self._items += 1
-            self._came += cost
+    def size(self, work: Work, cost: int) -> None:
+        """What it costs is known now."""
+        work.left = cost
+        self._items += 1
+        self._came += cost
 
     def cpu(self, seconds: float) -> None:
         """One thread was busy beside the model."""
         with self._lock:
             self._cpu_s += seconds / self._cpu_threads
 
-    def forward(self, seconds: float, cost: int) -> None:
-        """The model was busy with this much."""
+    def begin(self, cost: int) -> None:
+        """A forward pass of this much begins."""
         with self._lock:
-            self._model_s += seconds
-            self._done += cost
+            self._pass = time.perf_counter(), cost
 
-    def report(self, queued: int) -> dict[str, float]:
+    def end(self) -> None:
+        """It is through, or failed."""
+        with self._lock:
+            assert self._pass is not None
+            began, cost = self._pass
+            self._model_s += time.perf_counter() - began
+            self._done += cost
+            self._pass = None
+
+    def report(self) -> dict[str, float]:
         """By name: `calls`, cost that `came` and was `done`, seconds that model and CPUs were busy, `model_s` and
         `cpu_s`, all since the start; and the cost that is `waiting` now.
 
-        Args:
-            queued: cost that waits for the model. What is still to be prepared is added as the mean of what came.
+        Waiting is what another replica could have: all that is here, without the pass that runs, or without the largest
+        item, whose parts follow one another. What is not prepared yet counts as others did on average.
         """
         mean = self._came / self._items if self._items else 1.0
+        here = [mean if work.left is None else work.left for work in self._present]
         with self._lock:
-            model_s, cpu_s, done = self._model_s, self._cpu_s, self._done
+            began, running = self._pass or (0.0, 0)
+            model_s = self._model_s + (time.perf_counter() - began if running else 0.0)
+            cpu_s, done = self._cpu_s, self._done
         return {
             "calls": self._calls,
-            "came": self._came + self._unsized * mean,
+            "came": self._came,
             "done": done,
-            "waiting": queued + self._unsized * mean,
+            "waiting": max(0.0, sum(here) - max(running, *here)) if here else 0.0,
             "model_s": model_s,
             "cpu_s": cpu_s,
         }

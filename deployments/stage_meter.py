@@ -3,7 +3,8 @@ summed for the autoscaler."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +44,17 @@ class StageMeter:
         metrics.STAGE.record(end - begin, step=step, **self._labels)
         tracing.tell(step, trace, begin, end)
 
+    @contextmanager
+    def forward(self, cost: int) -> Iterator[None]:
+        """A forward pass of this much runs while the block lasts."""
+        self.load.begin(cost)
+        try:
+            yield
+        finally:
+            self.load.end()
+
     def batch(self, items: Sequence[Waited], cost: int, begin: float, end: float) -> None:
         """A forward pass of `items`. Each of their traces gets its wait, and the whole pass."""
-        self.load.forward(end - begin, cost)
         max_items, max_cost = self._most
         fill = min(1.0, len(items) / max_items)  # formed under an earlier, higher limit, it is full
         if max_cost is not None:

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from deployments import tracing
 from deployments.batcher import Batcher
 from deployments.logs import LOGGER
+from deployments.stage_load import Work
 from deployments.stage_meter import StageMeter
 from deployments.stage_settings import StageSettings
 from pipeline.allocator import keep_freed_memory
@@ -84,33 +85,27 @@ class StageRunner(Generic[Item, Raw, Output]):
         Raises:
             StageError: always this, whatever failed, so that no exception text leaves the replica.
         """
-        self.load.enter()
-        cost = None
-        try:
+        with self.load.item() as work:
             item = await self._in_pool("prepare", prepare, deadline)
-            cost = self._stage.cost(item)
-        finally:
-            self.load.size(cost)
-        parts = self._stage.split(item, self._max_cost) if isinstance(self._stage, Splittable) else (item,)
-        if len(parts) == 1:
-            return await self._finish(parts[0], await self._forward(parts[0], deadline), deadline)
-        return await self._in_parts(item, parts, deadline)
+            self.load.size(work, self._stage.cost(item))
+            parts = self._stage.split(item, self._max_cost) if isinstance(self._stage, Splittable) else (item,)
+            if len(parts) == 1:
+                return await self._finish(parts[0], await self._forward(parts[0], deadline), deadline)
+            return await self._in_parts(item, parts, deadline, work)
 
-    def autoscaling_stats(self) -> dict[str, float]:
-        """What `deployments.autoscaling` goes by; on the event loop."""
-        return self.load.report(self._batcher.waiting_cost())
-
-    async def _in_parts(self, item: Item, parts: Sequence[Item], deadline: float | None) -> Output:
+    async def _in_parts(self, item: Item, parts: Sequence[Item], deadline: float | None, work: Work) -> Output:
         """One part after another: each queues anew, behind what waits, whatever the deadline: so others take their turn
         in between, and what is given up or late meanwhile ends there. Of the pool, all such items together leave a
         thread to the others, if it has two."""
         assert isinstance(self._stage, Splittable)
         merge = self._stage.merge
+        each = (work.left or 0) // len(parts)
         outputs: list[Output] = []
         for part in parts:
             raw = await self._forward(part, deadline, hurried=False)
             async with self._few:
                 outputs.append(await self._finish(part, raw, deadline))
+            work.left = (work.left or 0) - each
         async with self._few:
             return await self._in_pool("finish", lambda: merge(item, outputs), deadline)
 

@@ -13,16 +13,12 @@ class Section(BaseModel):
 
 
 class Autoscaling(Section):
-    """How many replicas a stage has, by its load. Without this section: `num_replicas`, fixed."""
+    """Bounds and delays, whatever decides. Without this section: `num_replicas`, fixed."""
 
     min_replicas: Annotated[
         int, Field(ge=0, description="0: none while nobody asks; the first request then waits for one to start.")
     ] = 1
     max_replicas: Annotated[int, Field(ge=1, description="As many as the cluster has room, or money, for.")] = 1
-    target_ongoing_requests: Annotated[
-        float,
-        Field(gt=0, description="Running and waiting requests a replica; more of them bring another replica."),
-    ] = 2
     upscale_delay_s: Annotated[
         float, Field(ge=0, description="For how long more replicas must be wanted before they are started.")
     ] = 3
@@ -38,9 +34,27 @@ class Autoscaling(Section):
         float, Field(ge=10, description="The same for the last replica, whose next caller waits for a start.")
     ] = 600
 
+    @property
+    def ongoing(self) -> float | None:
+        """Requests a replica that Serve's own policy aims at; None where another one decides."""
+        return None
+
+
+class IngressAutoscaling(Autoscaling):
+    """How many ingress replicas there are, by requests under way. Without this section: `num_replicas`, fixed."""
+
+    target_ongoing_requests: Annotated[
+        float,
+        Field(gt=0, description="Running and waiting requests a replica; more of them bring another replica."),
+    ] = 2
+
+    @property
+    def ongoing(self) -> float:
+        return self.target_ongoing_requests
+
 
 class StageAutoscaling(Autoscaling):
-    """Of a stage, by the work that waits for its model."""
+    """How many replicas a stage has, by the work that waits. Without this section: `num_replicas`, fixed."""
 
     policy: Annotated[
         Literal["queue_time", "ongoing_requests"],
@@ -58,9 +72,19 @@ class StageAutoscaling(Autoscaling):
         ),
     ] = 1
     target_ongoing_requests: Annotated[
-        float,
-        Field(gt=0, description="For `ongoing_requests`: running and waiting requests a replica."),
-    ] = 2
+        float | None,
+        Field(gt=0, description="For `ongoing_requests` alone: running and waiting requests a replica; unset: 2."),
+    ] = None
+
+    @property
+    def ongoing(self) -> float | None:
+        return None if self.policy == "queue_time" else self.target_ongoing_requests or 2.0
+
+    @model_validator(mode="after")
+    def _read(self) -> StageAutoscaling:
+        if self.policy == "queue_time" and self.target_ongoing_requests is not None:
+            raise ValueError("target_ongoing_requests is for `policy: ongoing_requests`; here target_queue_s decides")
+        return self
 
 
 class Replicas(Section):
@@ -110,7 +134,7 @@ class Replicas(Section):
         if self.autoscaling is not None:
             if self.autoscaling.min_replicas > self.autoscaling.max_replicas:
                 raise ValueError("min_replicas must not exceed max_replicas")
-            if self.autoscaling.target_ongoing_requests > self.max_ongoing_requests:
+            if (self.autoscaling.ongoing or 0) > self.max_ongoing_requests:
                 raise ValueError("target_ongoing_requests must not exceed max_ongoing_requests, or it never scales up")
         return self
 
@@ -231,5 +255,6 @@ class MaskDecoderSettings(StageSettings):
 class IngressSettings(Replicas):
     """The HTTP face. It mostly waits for the stages."""
 
+    autoscaling: IngressAutoscaling | None = None
     num_cpus: Annotated[float, Field(ge=0, description="What Ray sets aside, not a limit.")] = 0.1
     max_ongoing_requests: Annotated[int, Field(ge=1, description="Requests under way in one ingress replica.")] = 256

@@ -11,8 +11,9 @@ even intervals, whether or not earlier ones were answered. The arms:
 Targets of ongoing requests are those that configs/cluster.yaml had for it: detector 8, encoder 4, decoder 16.
 
 Printed for each: seconds from the step until from then on 95 of 100 requests in any 5 s were answered within twice the
-time of before, p95 and worst while the crowd was there, what was refused, replica-seconds of all stages from the
-step to the end, most replicas of each stage, and how often their number turned.
+time of before, p95 and worst while the crowd was there, how many were not answered, replica-seconds of all stages from
+the step to the end (from a replica's start to when it is told to stop), most replicas of each stage, and how often
+their number turned.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def settings(arm: str, places: int) -> dict[str, Any]:
         "admission.max_requests": places,
     }
     for stage, target in ONGOING.items():
-        scale = common if arm == "queue time" else common | {"policy": "ongoing_requests"}
-        told[stage] = {"num_cpus": 0.02, "autoscaling": scale | {"target_ongoing_requests": target}}
+        counted = {"policy": "ongoing_requests", "target_ongoing_requests": target}
+        told[stage] = {"num_cpus": 0.02, "autoscaling": common if arm == "queue time" else common | counted}
     return told
 
 
@@ -138,12 +139,12 @@ def recovered(run: Run) -> float:
     before = median(took for sent, took, status in run.answers if sent < run.step and status == 200)
     last_bad = run.step
     at = run.step
-    while at < run.over:
-        inside = [one for one in run.answers if at <= one[0] < min(at + WINDOW_S, run.over)]
+    while at <= run.over - WINDOW_S:
+        inside = [one for one in run.answers if at <= one[0] < at + WINDOW_S]
         if p95(inside) > 2 * before:
             last_bad = at + WINDOW_S
         at += WINDOW_S / 5
-    return last_bad - run.step if last_bad < run.over else float("inf")
+    return last_bad - run.step if last_bad < run.over - WINDOW_S / 5 else float("inf")
 
 
 def figures(run: Run) -> Mapping[str, float | str]:
@@ -153,7 +154,7 @@ def figures(run: Run) -> Mapping[str, float | str]:
         "recovered s": recovered(run),
         "p95 s": p95(inside),
         "worst s": max((took for _, took, status in inside if status == 200), default=0.0),
-        "refused": sum(status != 200 for _, _, status in inside),
+        "unanswered": sum(status != 200 for _, _, status in inside),
         "replica-seconds": sum(run.watch.replica_seconds(stage, run.step, run.end) for stage in STAGES),
         "most replicas": "/".join(map(str, most)),
         "turns": sum(run.watch.turns(stage, run.step, run.end) for stage in STAGES),
@@ -173,7 +174,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     options = parser.parse_args()
     print(f"{os.cpu_count()} CPUs; {RATE:g} requests a second, then {FACTOR * RATE:g} for {options.seconds:g} s\n")
-    titles = "recovered s | p95 s | worst s | refused | replica-seconds | most replicas | turns"
+    titles = "recovered s | p95 s | worst s | unanswered | replica-seconds | most replicas | turns"
     print(f"| | {titles} |\n|{'---|' * 8}")
     for _ in range(options.rounds):
         for arm in options.arms:

@@ -42,7 +42,7 @@ class _Timed(empty_stages._Empty):
         """Nothing changes."""
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        return self._runner.autoscaling_stats()
+        return self._runner.load.report()
 
 
 class Detector(_Timed, empty_stages.Detector):

@@ -34,6 +34,7 @@ class Watch:
         self.samples: list[Sample] = []
         self.began = time.perf_counter()
         self._over = threading.Event()
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> Self:
@@ -43,6 +44,8 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        if self._error is not None:
+            raise self._error
 
     def running(self, deployment: str) -> int:
         """At the last look."""
@@ -62,6 +65,12 @@ class Watch:
         return sum(before * after < 0 for before, after in pairwise(steps))
 
     def _look(self) -> None:
+        try:
+            self._look_on()
+        except Exception as error:
+            self._error = error
+
+    def _look_on(self) -> None:
         from ray import serve
 
         while not self._over.wait(EVERY_S):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ray import cloudpickle
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
@@ -18,9 +15,9 @@ from deployments.app import LOOK_BACK_S, METRICS_INTERVAL_S, autoscaling_config
 from deployments.autoscaling import BUSY, QueueTimePolicy
 from deployments.stage_settings import Autoscaling, DetectorSettings, StageAutoscaling
 
-ROOT = Path(__file__).parents[2]
 TARGET_S = 1.0
 START_S = 10.0
+DOWN_S = 20.0
 STEP_S = 0.2
 
 
@@ -115,10 +112,10 @@ class Simulated:
             self.since = (sign, self.now)
         if sign > 0 and self.now - self.since[1] >= 3:
             self.replicas += [Replica(self.rate, self.now + START_S) for _ in range(bounded - wanted)]
-        elif sign < 0 and self.now - self.since[1] >= 20:
+        elif sign < 0 and self.now - self.since[1] >= DOWN_S:
             kept = bounded if wanted == 1 else max(1, bounded)
             self.replicas, gone = self.replicas[:kept], self.replicas[kept:]
-            assert not any(one.queue for one in gone[: len(gone) * (not kept)])
+            assert all(one.queue < self.rate * STEP_S for one in gone), "it would have to finish that first"
         else:
             return
         self.since = None
@@ -145,7 +142,7 @@ class Simulated:
             last_scale_up_time=None,
             last_scale_down_time=None,
             current_time=self.now,
-            config=None,
+            config=AutoscalingConfig(downscale_delay_s=DOWN_S),
         )
 
 
@@ -201,7 +198,7 @@ def test_what_piles_up_while_replicas_start_brings_no_more() -> None:
 
 
 def test_heavier_requests_count_by_what_they_cost() -> None:
-    """Half as many requests that cost ten times as much: 4 -> 20."""
+    """As many as before that cost five times as much: nothing of requests is told."""
     stage = Simulated(rate=6)
     stage.go(30, steady(4))
     stage.go(90, steady(20))
@@ -216,11 +213,34 @@ def test_none_where_nobody_asks_and_one_for_what_needs_no_model() -> None:
     assert stage.replicas == []
 
 
-def test_a_replica_that_has_told_nothing_yet_is_kept() -> None:
-    stage = Simulated(rate=1)
-    assert stage.policy(stage._context(1))[0] <= 1
+def test_replicas_that_tell_nothing_are_kept() -> None:
+    """Nothing is known of them: they have just started, or what they tell is lost."""
+    stage = Simulated(rate=1, replicas=4)
+    assert stage.policy(stage._context(4))[0] == 4
+    stage.go(60, steady(0.5))
+    assert len(stage.replicas) == 1
+    stage.replicas += [Replica(1, 0.0) for _ in range(3)]  # of four, one has told how little there is to do
+    assert stage.policy(stage._context(4))[0] == 4
     stage.replicas = []
-    assert stage.policy(stage._context(1))[0] == 1  # of none that run, the wanted ones
+    assert stage.policy(stage._context(2))[0] == 2  # of none that run, the wanted ones
+
+
+def test_fewer_are_enough_only_where_they_were_at_the_worst_moment() -> None:
+    stage = Simulated(rate=1, replicas=4)
+    stage.go(200, lambda stage: 2.3 if stage.now % 20 < 3 else 0.4)  # over ten seconds 1.0 at the most, and 0.4
+    assert len(stage.replicas) == 2
+
+
+def test_a_pass_longer_than_the_window_keeps_its_replica() -> None:
+    stage = Simulated(rate=1, replicas=3)
+    stage.go(30, steady(2.4))
+    for one in stage.replicas:
+        for name in ("came", "done", "waiting"):
+            for point in one.points[name]:
+                point.value = 0.0
+        for point in one.points["model_s"]:  # in the middle of one for all the time
+            point.value = point.timestamp
+    assert stage.policy(stage._context(3))[0] == 3
 
 
 def test_the_policy_travels_without_the_package() -> None:
@@ -248,15 +268,6 @@ def test_serve_takes_the_settings() -> None:
     assert (serve.target_ongoing_requests, serve.downscale_delay_s) == (7, 33)
 
     assert AutoscalingConfig.model_validate(autoscaling_config(Autoscaling())).policy.is_default_policy_function()
-
-
-def test_the_page_says_the_same_in_serves_words() -> None:
-    block = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "scaling.md").read_text(), re.DOTALL)[1]
-    (entry,) = yaml.safe_load(block)["deployments"]
-    told = StageAutoscaling(min_replicas=2, max_replicas=12, downscale_delay_s=300, target_queue_s=0.8)
-    ours = autoscaling_config(told)
-    assert entry["autoscaling_config"] == {name: ours[name] for name in entry["autoscaling_config"]}
-    assert ours.keys() - entry["autoscaling_config"].keys() == {"target_ongoing_requests", "downscale_to_zero_delay_s"}
 
 
 def test_a_stage_goes_by_its_queue_unless_told() -> None:

@@ -1,4 +1,4 @@
-"""configs/cluster.yaml on a real Serve, with CPUs for GPUs and the embedded model; then changed in place, under load.
+"""configs/cluster.yaml on a real Serve, with CPUs for GPUs and the embedded model; then changed in place, and scaled.
 
 An application of its own beside the session's service, deployed as `serve deploy` does it.
 """
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 PICTURE = (ROOT / "pipeline" / "tiny" / "demo.png").read_bytes()
 SMALL = picture()
+PROMPT = "red circle, star"
 
 
 def changed() -> File:
@@ -45,7 +46,7 @@ def cluster(service: str) -> Iterator[httpx.Client]:
 
 
 def segment(client: httpx.Client, image: bytes = PICTURE, **fields: str) -> httpx.Response:
-    return client.post("/v1/segment", files={"image": image}, data={"prompt": "red circle, star", **fields})
+    return client.post("/v1/segment", files={"image": image}, data={"prompt": PROMPT, **fields})
 
 
 def card(client: httpx.Client) -> Any:
@@ -55,7 +56,7 @@ def card(client: httpx.Client) -> Any:
 def test_the_clusters_file_starts_and_answers(cluster: httpx.Client, in_process: Any) -> None:
     answer = segment(cluster)
     assert answer.status_code == 200, answer.text
-    assert_same(Result.from_json(answer.json()), in_process.predict(PICTURE, "red circle, star"))
+    assert_same(Result.from_json(answer.json()), in_process.predict(PICTURE, PROMPT))
     assert card(cluster)["limits"] == {  # as the environment, the default and the file's `user_config` say
         "max_body_s": 29,
         "max_image_bytes": 32 * 2**20,
@@ -120,3 +121,32 @@ def test_what_is_told_wrong_leaves_what_is_in_force(cluster: httpx.Client) -> No
     deploy(told(changed()))  # of nobody: as at the start
     eventually(lambda: most_pixels(cluster) == first)
     assert replicas("cluster") == before
+
+
+def test_the_stage_whose_work_waits_gets_a_replica_and_the_others_none(cluster: httpx.Client) -> None:
+    """Many classes on an image that is cached: work for the detector. Another scale takes no replica away."""
+    before = replicas("cluster")
+    file = changed()
+    scale = {"target_queue_s": 0.2, "upscale_delay_s": 1, "max_replicas": 2}
+    settings_of(file)["detector"]["autoscaling"] |= scale
+    deploy(file)
+    colours, shapes = ("red", "orange", "yellow", "green", "blue"), ("circle", "star", "ring", "cross", "hexagon")
+    classes = ", ".join(f"{colour} {shape}" for colour in colours for shape in shapes)
+    done, statuses = threading.Event(), []
+
+    def ask() -> None:
+        while not done.is_set():
+            statuses.append(segment(cluster, prompt=classes).status_code)
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        try:
+            eventually(lambda: len(replicas("cluster")) > len(before), 60)
+        finally:
+            done.set()
+            for one in asking:
+                one.result()
+    assert set(statuses) == {200}
+    now = replicas("cluster")
+    assert before < now
+    assert {name.split("#")[0] for name in now - before} == {"detector-tiny"}

@@ -164,9 +164,12 @@ def test_the_builders_arguments_are_refused_as_well(args: dict[str, Any], text: 
         ({"detector": {"longest_batch_s": 90}}, "graceful_shutdown_timeout_s must exceed"),
         ({"detector": {"autoscaling": {"min_replicas": 3, "max_replicas": 2}}}, "min_replicas must not exceed"),
         (
-            {"detector": {"autoscaling": {"max_replicas": 2, "target_ongoing_requests": 65}}},
+            {"detector": {"autoscaling": {"policy": "ongoing_requests", "target_ongoing_requests": 65}}},
             "target_ongoing_requests must not exceed",
         ),
+        ({"ingress": {"autoscaling": {"target_ongoing_requests": 257}}}, "target_ongoing_requests must not exceed"),
+        ({"detector": {"autoscaling": {"target_ongoing_requests": 4}}}, "here target_queue_s decides"),
+        ({"ingress": {"autoscaling": {"target_queue_s": 1}}}, "there is no such setting"),
         ({"limits": {"max_image_pixels": 10**9}}, "limits.max_image_pixels: "),
         ({"limits": {"max_timeout_s": float("nan")}}, "limits.max_timeout_s: "),
     ],
