@@ -13,7 +13,7 @@ from benchmarks.gpu.measure import Bench
 from benchmarks.gpu.models import Scene
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_kind_of_stage(capsys: pytest.CaptureFixture[str]) -> None:
     rows: list[dict[str, Any]] = []
     for stage in ("encoder vit_b", "detector", "pipeline vit_b"):

@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 NO_INDEX = ("error sending request", "Failed to fetch", "dns error", "Could not connect", "timed out")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 LABELING_CONFIG = """<View>
   <Image name="image" value="$image"/>

@@ -98,7 +98,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     ("config", "architecture"),
     [
         ("GroundingDINO_SwinT_OGC.py", "groundingdino-swint-ogc"),
-        pytest.param("GroundingDINO_SwinB_cfg.py", "groundingdino-swinb-cogcoor", marks=pytest.mark.large),
+        pytest.param("GroundingDINO_SwinB_cfg.py", "groundingdino-swinb-cogcoor", marks=pytest.mark.nightly),
     ],
 )
 def test_detector(config: str, architecture: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_detector(config: str, architecture: str, folder: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("name", "architecture"), [("vit_b", "sam-vit-b"), pytest.param("vit_l", "sam-vit-l", marks=pytest.mark.large)]
+    ("name", "architecture"), [("vit_b", "sam-vit-b"), pytest.param("vit_l", "sam-vit-l", marks=pytest.mark.nightly)]
 )
 def test_segmenter(name: str, architecture: str, folder: Path) -> None:
     torch.manual_seed(0)
