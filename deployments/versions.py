@@ -4,6 +4,9 @@ Serve calls what it compares a version, gives all deployments of an application 
 replaces every replica whose version is another. New weights for one detector would so restart every image encoder and
 empty its cache. Here each deployment's version is a hash of what its own replicas are given. What Serve compares by
 itself is not in it: options of the actor, `runtime_env` among them, replace replicas, and numbers of them do not.
+
+Whether a stage scales by load at all is in it, and nothing else of its scale: a replica of Serve tells the autoscaler
+of its load only if it was to do so when it started.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from pydantic import BaseModel, PrivateAttr
 from ray.serve import Application
 from ray.serve._private.config import DeploymentConfig
 
+from deployments.auth_settings import KeyEntry
 from deployments.stage_settings import Replicas
 from pipeline import __version__
 
@@ -50,6 +54,8 @@ def version_of(kind: type, arguments: tuple[Any, ...]) -> str:
 
 def _plain(value: Any) -> Any:
     """`value` as JSON takes it, without what a replica does not read. Raises TypeError for what nobody thought of."""
+    if isinstance(value, float) and value.is_integer():  # a default of 120 is what a file's 120.0 is
+        return int(value)
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Path):
@@ -61,9 +67,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Application):  # a handle: it leads to whatever has this name
         return value._bound_deployment.name
     if isinstance(value, Replicas):  # placement and number are Serve's to compare
-        return [[name, _plain(getattr(value, name))] for name in _read(type(value))]
-    if isinstance(value, BaseModel):  # with what was said at all: a key without a limit is not one that has none
-        return [sorted(value.model_fields_set), [_plain(getattr(value, name)) for name in type(value).model_fields]]
+        scales = ["scales", value.autoscaling is not None]
+        return [scales, *([name, _plain(getattr(value, name))] for name in _read(type(value)))]
+    if isinstance(value, KeyEntry):  # with what was said at all: a key without a limit is not one that has none
+        return [sorted(value.model_fields_set), value.model_dump()]
+    if isinstance(value, BaseModel):
+        return [[name, _plain(getattr(value, name))] for name in type(value).model_fields]
     if is_dataclass(value):
         return [[field.name, _plain(getattr(value, field.name))] for field in fields(value)]
     raise TypeError(f"{type(value).__qualname__}: it is not known how two of these compare")

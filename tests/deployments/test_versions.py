@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("ray")
 
+from deployments.admission_settings import Limits
 from deployments.app import build_app
 from deployments.auth_settings import AuthSettings
 from deployments.versions import version_of
@@ -50,7 +51,8 @@ def first() -> dict[str, str]:
         ({"limits": {"max_timeout_s": 30}}, {"ingress"}),
         ({"id_secret": "another one, as long"}, {"ingress"}),
         ({"id_secret": None}, {"ingress"}),  # drawn anew
-        ({"detector": {"num_replicas": 2, "autoscaling": {"max_replicas": 3}, "num_cpus": 1}}, set()),
+        ({"detector": {"num_replicas": 2, "num_cpus": 1}}, set()),
+        ({"limits": {"max_timeout_s": Limits().max_timeout_s}}, set()),  # what holds anyway
         ({"ingress": {"num_replicas": 2}}, set()),
         ({"aliases": {"best": "tiny+tiny"}}, {"ingress"}),
         ({"fused": True}, {"ingress"}),
@@ -60,6 +62,14 @@ def test_what_a_setting_replaces(first: dict[str, str], changed: dict[str, Any],
     now = versions(**changed)
     assert {name for name in now if now[name] != first[name]} == replaced
     assert set(now) == ({"ingress"} if "fused" in changed else ALL)
+
+
+def test_a_stage_is_replaced_where_it_begins_or_ceases_to_scale_by_load(first: dict[str, str]) -> None:
+    """Serve's replicas begin to tell of their load when they start, or never. Another scale is the controller's."""
+    scaled = [versions(detector={"autoscaling": told}) for told in ({}, {"max_replicas": 3, "target_queue_s": 2})]
+    assert scaled[0] == scaled[1]
+    assert {name for name in first if first[name] != scaled[0][name]} == {"detector-tiny"}
+    assert versions(detector={}) == first, "and back"
 
 
 def test_other_weights_replace_their_own_stage(tmp_path: Path) -> None:
