@@ -13,7 +13,7 @@ from ray.serve.exceptions import DeploymentUnavailableError, RayServeException, 
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.logs import LOGGER
-from deployments.refusals import raised
+from deployments.refusals import meant, raised
 from deployments.retry import StageLostError
 from pipeline.errors import StageError
 from pipeline.stages import DecodeOptions, Detections, DetectRequest, Embedding, MaskPrompts, Masks, Region
@@ -122,12 +122,13 @@ def meaning(error: BaseException) -> BaseException:
             break
         depth += 1
     if isinstance(found, StageError):
-        return StageError(found.code, found.message, found.param)
+        return meant(StageError(found.code, found.message, found.param))
     if isinstance(found, _LOST):
         return StageLostError(input_lost=depth > 0 or isinstance(found, exceptions.ObjectLostError))
     if isinstance(found, exceptions.TaskCancelledError):
         return StageError("cancelled", "the service gave this request up; try again soon")
     if isinstance(found, _NO_ROOM):
-        logger.error("No room in the object store of this node: %s.", type(found).__name__)
+        where = "a stage's node" if depth else "this node"
+        logger.error("No room in the object store of %s: %s.", where, type(found).__name__)
         return StageError("cancelled", "the service has no room for this request at the moment; try again soon")
     return error

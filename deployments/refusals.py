@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+from deployments.retry import StageLostError
 from pipeline.errors import StageError
 
 P = ParamSpec("P")
@@ -34,7 +35,18 @@ def as_value(method: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, An
 
 
 def raised(value: T | StageError) -> T:
-    """`value`, unless it is a refusal, which is raised."""
+    """`value`, unless it is a refusal: what it means is raised."""
     if isinstance(value, StageError):
-        raise value
+        raise meant(value)
     return value
+
+
+def meant(refusal: StageError) -> StageError | StageLostError:
+    """`refusal`, or the loss that it is to a request.
+
+    While one model takes the place of another, an embedding may be by weights that the mask decoder has not, or has no
+    more. The image is then to be encoded again, as where the embedding was lost.
+    """
+    if refusal.code == "other_weights":
+        return StageLostError(input_lost=True)
+    return refusal

@@ -36,7 +36,10 @@ class UnaryCall(ActorReplicaResult):
         ref: Any = self._obj_ref
 
         def ready(_: object) -> None:
-            size = get_local_object_locations([ref])[ref]["object_size"]
+            try:
+                size = get_local_object_locations([ref])[ref].get("object_size")
+            except Exception:  # nobody knows, and the router must not wait for ever
+                size = None
             if size is not None and size > _INLINE_BYTES:
                 callback(None)
             else:  # it is here: a small answer, or what the call failed with

@@ -12,6 +12,7 @@ ErrorCode = Literal[
     "image_not_cached",
     "deadline_exceeded",
     "cancelled",
+    "other_weights",
     "internal",
 ]
 

@@ -80,11 +80,11 @@ class MaskDecoder:
 
         An instance with a box and an empty list of points counts as one with a box alone, as it does to SAM.
 
-        Raises StageError `invalid_value` for prompts of unequal number, wrong shapes, or none; `cancelled` for an
-        embedding of other weights, as there is while one model of a service takes the place of another.
+        Raises StageError `invalid_value` for prompts of unequal number, wrong shapes, or none; `other_weights` for an
+        embedding by others, as there is while one model of a service takes the place of another.
         """
         if embedding.weights and self.weights and embedding.weights != self.weights:
-            raise StageError("cancelled", "the image was encoded by another version of the model; try again soon")
+            raise StageError("other_weights", "the image was encoded with other weights than the mask decoder's")
         return decoder_item(embedding, prompts, options, deadline, self.arch)
 
     def batch_key(self, item: DecoderItem) -> None:

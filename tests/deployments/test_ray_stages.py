@@ -1,23 +1,23 @@
-"""What Ray's exceptions mean, and when the app counts as ready. Needs ray, but no cluster."""
+"""What Ray's exceptions and the stages' refusals mean. Needs ray, but no cluster."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from types import SimpleNamespace
-from typing import Any
-from unittest.mock import MagicMock
+import time
+from collections.abc import Callable
+from typing import Any, get_args
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 from ray import exceptions
-from ray.serve import schema as serve_schema
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException, ReplicaUnavailableError
 
+from deployments.calls import Calls
+from deployments.http.errors import STATUS
 from deployments.ray_stages import RayStages, meaning
-from deployments.readiness import Readiness, is_ready
 from deployments.retry import StageLostError
-from pipeline.errors import StageError
+from pipeline.errors import ErrorCode, StageError
 
 
 def task_error(cause: Exception) -> Exception:
@@ -72,6 +72,62 @@ def test_a_cancelled_call_is_a_refusal() -> None:
     assert found.code == "cancelled"
 
 
+class Method:
+    """A handle's: each call's answer is the next one, or what it makes of the arguments."""
+
+    def __init__(self, answer: Callable[..., Any]) -> None:
+        self._answer = answer
+        self.calls = 0
+
+    def options(self, **_: Any) -> Any:
+        return self
+
+    def remote(self, *arguments: Any) -> Any:
+        async def answered() -> Any:
+            given = [await value if isinstance(value, asyncio.Future) else value for value in arguments]
+            return self._answer(number, *given)
+
+        self.calls += 1
+        number = self.calls
+        called: Any = asyncio.ensure_future(answered())
+        called._to_object_ref = AsyncMock(side_effect=OSError)  # nobody asks when it is there
+        return called
+
+
+@pytest.mark.parametrize("old", [1, 2, 3])
+def test_an_embedding_of_other_weights_is_made_anew(old: int) -> None:
+    """The first `old` are by a replica of the version before; the decoder's is of the one after."""
+
+    def decoded(_: int, embedding: str, *__: Any) -> Any:
+        return "masks" if embedding == "new" else StageError("other_weights", "not mine")
+
+    encode = Method(lambda number, *_: "old" if number <= old else "new")
+    decode = Method(decoded)
+    encode.encode, decode.decode = encode, decode  # type: ignore[attr-defined]
+    stages: Any = RayStages(MagicMock(), encode, decode)  # type: ignore[arg-type]
+
+    async def asked() -> Any:
+        with Calls(stages, b"image", b"image", None, time.time() + 60) as calls:
+            return await calls.decode(calls.encode(), MagicMock(), MagicMock())
+
+    if old < 3:
+        assert asyncio.run(asked()) == "masks"
+    else:
+        with pytest.raises(StageLostError):  # 503: clients repeat it
+            asyncio.run(asked())
+    assert encode.calls == decode.calls == min(old + 1, 3)
+
+
+def test_an_embedding_of_other_weights_is_lost_input_also_as_an_exception() -> None:
+    found = meaning(task_error(StageError("other_weights", "not mine")))
+    assert isinstance(found, StageLostError)
+    assert found.input_lost
+
+
+def test_all_other_refusals_have_a_status() -> None:
+    assert set(get_args(ErrorCode)) - set(STATUS) == {"other_weights"}
+
+
 @pytest.mark.parametrize("full", [exceptions.ObjectStoreFullError("x"), exceptions.OutOfDiskError("x")])
 def test_no_room_in_the_object_store_is_to_be_asked_again(full: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def put(image: bytes) -> None:
@@ -83,84 +139,3 @@ def test_no_room_in_the_object_store_is_to_be_asked_again(full: Exception, monke
     for error in held.value, meaning(task_error(full)):  # of the image here, and of a stage's embedding
         assert isinstance(error, StageError)
         assert error.code == "cancelled"  # 503: clients repeat it
-
-
-schema: Any = serve_schema  # its enums are not exported for type checkers
-
-
-def application(**deployments: tuple[str, dict[str, int]]) -> Any:
-    return schema.ApplicationStatusOverview(
-        status="RUNNING",
-        message="",
-        last_deployed_time_s=0,
-        deployments={
-            name: schema.DeploymentStatusOverview(
-                status=schema.DeploymentStatus(status),
-                status_trigger=None,
-                replica_states=states,  # plain texts, as the controller fills them in
-                message="",
-            )
-            for name, (status, states) in deployments.items()
-        },
-    )
-
-
-@pytest.mark.parametrize(
-    ("status", "states", "ready"),
-    [
-        ("HEALTHY", {"RUNNING": 1}, True),
-        ("HEALTHY", {}, True),  # scaled to zero: wakes on its first request
-        ("UPSCALING", {"STARTING": 1}, True),  # from zero
-        ("UPDATING", {"STARTING": 1}, False),
-        ("UPDATING", {"STARTING": 1, "RUNNING": 1}, True),  # a rolling update
-        ("UNHEALTHY", {"STARTING": 1}, False),
-        ("UNHEALTHY", {"RUNNING": 1}, True),
-        ("DEPLOY_FAILED", {}, False),
-    ],
-)
-def test_ready_is_by_the_controllers_account(status: str, states: dict[str, int], ready: bool) -> None:
-    assert is_ready(application(detector=("HEALTHY", {"RUNNING": 1}), decoder=(status, states))) is ready
-
-
-def test_an_app_without_deployments_is_not_ready() -> None:
-    assert not is_ready(application())
-
-
-@pytest.mark.parametrize(
-    ("statuses", "ready"), [(["HEALTHY", "UPSCALING"], True), (["HEALTHY", "UNHEALTHY"], False), ([], False)]
-)
-def test_a_version_that_cannot_be_built_leaves_the_one_before_ready(
-    statuses: list[str], ready: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The controller's account of such a moment, as Serve 2.60 gives it: the app names no deployment, all still run."""
-    running = [SimpleNamespace(status=schema.DeploymentStatus(status)) for status in statuses]
-    controller = SimpleNamespace(get_all_deployment_statuses=lambda: running)
-    monkeypatch.setattr(
-        "deployments.readiness.serve.status", lambda: SimpleNamespace(applications={"app": application()})
-    )
-    monkeypatch.setattr("deployments.readiness._get_global_client", lambda: controller)
-    assert asyncio.run(Readiness("app")()) is ready
-    assert not asyncio.run(Readiness("another")())
-
-
-def test_a_controller_that_hangs_costs_one_thread_however_often_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    release = threading.Event()
-
-    def hang() -> None:
-        asked.append(threading.get_ident())
-        release.wait(30)
-
-    monkeypatch.setattr("deployments.readiness.serve.status", hang)
-    monkeypatch.setattr("deployments.readiness.TIMEOUT_S", 0.05)
-    monkeypatch.setattr("deployments.readiness.MAX_AGE_S", 0.0)
-
-    async def probe() -> list[bool]:
-        readiness = Readiness("app")
-        return [await readiness() for _ in range(4)]
-
-    try:
-        assert asyncio.run(probe()) == [False] * 4
-        assert len(asked) == 1
-    finally:
-        release.set()

@@ -64,4 +64,4 @@ def test_an_embedding_of_other_weights_is_refused(decoder: MaskDecoder) -> None:
     assert len(decoder.decode(embedding, prompts, DecodeOptions())) == 1
     with pytest.raises(StageError) as refusal:
         decoder.decode(replace(embedding, weights=64 * "0"), prompts, DecodeOptions())
-    assert refusal.value.code == "cancelled"  # 503: our client asks again
+    assert refusal.value.code == "other_weights"
