@@ -48,11 +48,12 @@ def asked_all_the_time(
     Args:
         references: by version, what each image is to be answered with.
     """
-    told, done = Told(), threading.Event()
+    told, done, noting = Told(), threading.Event(), threading.Lock()
 
     def note(number: int, answer: Result) -> None:
         found = [name for name, results in references.items() if _equal(answer, results[number])]
-        told.versions[found[0] if found else None] += 1
+        with noting:
+            told.versions[found[0] if found else None] += 1
 
     def bare() -> None:
         with httpx.Client(base_url=url, trust_env=False, timeout=TIMEOUT_S) as client:

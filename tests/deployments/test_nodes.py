@@ -93,12 +93,14 @@ def nodes(ray_address: str, versions: Versions, service: str) -> Iterator[Mappin
     from ray import serve
 
     with more_nodes(ray_address, *STAGES) as nodes:
-        deploy(described(versions))
-        with httpx.Client(base_url=f"{service}/{APP}", trust_env=False, timeout=120) as client:
-            eventually(lambda: client.get("/readyz").status_code == 200, 120)
-        eventually(settled(lambda: True))
-        yield {**nodes, "ingress": head()}
-        serve.delete(APP)
+        try:
+            deploy(described(versions))
+            with httpx.Client(base_url=f"{service}/{APP}", trust_env=False, timeout=120) as client:
+                eventually(lambda: client.get("/readyz").status_code == 200, 120)
+            eventually(settled(lambda: True))
+            yield {**nodes, "ingress": head()}
+        finally:
+            serve.delete(APP)
 
 
 @pytest.fixture
