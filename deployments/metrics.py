@@ -63,7 +63,11 @@ PIXELS = Metric("text2mask_image_pixels", "histogram", "pixels", ("route",), "Im
 DETECTIONS = Metric("text2mask_detections", "histogram", "instances", ("route",), "Instances in an answer.", _COUNTS)
 URL_FETCHES = Metric("text2mask_url_fetches", "counter", "images", ("outcome",), "Images by URL: ok, or the error.")
 RETRIES = Metric(
-    "text2mask_retries", "counter", "calls", ("stage",), "Calls repeated as a replica or an object was lost under them."
+    "text2mask_retries",
+    "counter",
+    "calls",
+    ("stage",),
+    "Calls repeated: a replica or an object was lost, or an embedding was by other weights.",
 )
 CACHE_LOOKUPS = Metric(
     "text2mask_cache_lookups",

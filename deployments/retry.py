@@ -1,4 +1,4 @@
-"""Ask again when a replica or an object died under a call, and only then.
+"""Ask again when a replica or an object died under a call, or an input was of other weights, and only then.
 
 Stages are pure functions of their input, so repeating one is safe. An application error would only repeat itself, and a
 refusal under load must not be multiplied: neither is retried.
@@ -21,7 +21,7 @@ class StageLostError(Exception):
     """A replica or an object died under a call; nothing is known about the call's outcome.
 
     Args:
-        input_lost: what the call was given is lost, so whatever made it has to run again too.
+        input_lost: what the call was given is lost, or is not for these weights: whatever made it has to run again too.
     """
 
     def __init__(self, *, input_lost: bool = False) -> None:
