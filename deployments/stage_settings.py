@@ -119,10 +119,10 @@ class Replicas(Section):
         Field(
             ge=0,
             le=100,
-            description="Replicas that may run beside all others while a change replaces them, rounded up (1: one more): "
-            "above 0 the new one is warm before an old one stops, and the change waits for room. 0: an old one stops "
-            "first, which needs no room; where it is the only one, requests wait for the new one, as far as their "
-            "deadline allows.",
+            description="Replicas that may run beside all others while a change replaces them, rounded up (1: one "
+            "more): above 0 the new one is warm before an old one stops, and the change waits for room. 0: an old one "
+            "stops first, which needs no room; where it is the only one, requests wait for the new one, as far as "
+            "their deadline allows.",
         ),
     ] = 0
     health_check_period_s: Annotated[
