@@ -22,6 +22,9 @@ from ray.serve._private.request_router.replica_wrapper import ActorReplicaWrappe
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 from ray.serve.request_router import RequestRouter, RunningReplica
 
+SPREAD = 8
+"""Calls that an image's own replica may have beyond the least busy one: a batch."""
+
 _INLINE_BYTES = 100 * 1024  # smaller answers, and all that Ray itself fails with, come inside the message
 
 
@@ -83,12 +86,32 @@ class LoadRouter(UnaryCalls, PowerOfTwoChoicesRequestRouter):
 
 
 class ImageRouter(UnaryCalls, ConsistentHashRouter):
-    """Consistent hashing by `session_id`, which is the image's key; a replica that is full passes on to the next.
+    """Consistent hashing by `session_id`, which is the image's key; a replica that is busy or full passes on.
+
+    Busy is one with more than `SPREAD` calls beyond those of the least busy one: else what a crowd has piled up before
+    one replica would hold up each new image that falls to it, while replicas that were added for the crowd rest.
+    (Compare Mirrokni, Thorup and Zadimoghaddam, Consistent Hashing with Bounded Loads, 2018.) What a replica keeps,
+    only that one can be asked for.
 
     Ray's router tells waiting calls apart by their internal id. Calls that one HTTP request makes at the same time,
     such as those for the tiles of an image, share that id, and all but one of them would never be sent. They share the
     image too, so a replica that was chosen for one of them serves whichever waits.
     """
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """Serve's: replicas to try, one after another."""
+        ranks: list[list[RunningReplica]] = await super().choose_replicas(candidate_replicas, pending_request)
+        if pending_request is None or len(ranks) < 2 or pending_request.metadata.call_method == "recall":
+            return ranks
+        least = min(self._replicas.values(), key=self._calls)
+        [home] = ranks[0]
+        return [[least], *ranks] if self._calls(home) > self._calls(least) + SPREAD else ranks
+
+    def _calls(self, replica: RunningReplica) -> int:
+        """Under way from this process."""
+        return self.replica_queue_len_cache.get(replica.replica_id) or 0
 
     def _get_pending_request_matching_internal_request_id(self, request_metadata: Any = None) -> Any:
         if request_metadata is None:
