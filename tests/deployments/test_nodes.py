@@ -159,6 +159,7 @@ def test_embeddings_go_from_the_encoders_node_to_the_decoders_and_nowhere_else(
         assert 0 <= size - count * EMBEDDING_BYTES < count * 4096, "an embedding and a little about it"
 
 
+@pytest.mark.nightly
 def test_a_change_replaces_what_it_is_about_under_load_without_a_failure(
     url: str, nodes: Mapping[str, Node], versions: Versions
 ) -> None:

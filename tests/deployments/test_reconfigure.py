@@ -30,6 +30,7 @@ def changed() -> File:
     """configs/cluster.yaml here, with one limit from each place that can say it."""
     file = stand_ins("cluster")
     settings_of(file)["limits"] = {"max_body_s": 28}
+    settings_of(file)["id_secret"] = "of every file, the same"  # drawn anew, it would replace the ingress
     file["applications"][0]["runtime_env"] = {"env_vars": {"TEXT2MASK_LIMITS__MAX_BODY_S": "29"}}
     return file
 

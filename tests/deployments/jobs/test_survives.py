@@ -18,7 +18,7 @@ from deployments.jobs import read_results
 from tests.deployments.jobs.conftest import PROMPT, drawn
 from tests.deployments.nodes import ancestors, more_nodes, until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 IMAGES = 128  # eight blocks
 
