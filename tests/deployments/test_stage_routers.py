@@ -46,7 +46,9 @@ def test_the_end_of_a_call_is_told_without_its_answer_where_that_is_large(
     def found(refs: list[Any]) -> dict[Any, Any]:
         return {refs[0]: location} if location is not None else {}
 
-    monkeypatch.setattr("deployments.stage_routers.get_local_object_locations", found)
+    # Not by the module's name: whoever imports it anew in between would leave this class with the real one, which
+    # crashes on what is no reference of Ray's.
+    monkeypatch.setitem(UnaryCall.add_done_callback.__globals__, "get_local_object_locations", found)
     told: list[Any] = []
     ref: Any = Ref("the answer")
     UnaryCall(ref, RequestMetadata("request", "internal")).add_done_callback(told.append)
