@@ -29,7 +29,8 @@ from deployments.stage_settings import Autoscaling, Replicas, StageAutoscaling
 from deployments.versions import OwnVersion, version_of
 
 BY_LOAD = RequestRouterConfig.model_validate({"request_router_class": "deployments.stage_routers.LoadRouter"})
-# An image's calls go to the replica that keeps its embedding; while that one is full, to the next two of the ring.
+# An image's calls go to the replica that keeps its embedding; while that one is busy, to the least busy one; while it
+# is full, to the next two of the ring.
 BY_IMAGE = RequestRouterConfig.model_validate(
     {
         "request_router_class": "deployments.stage_routers.ImageRouter",
@@ -179,7 +180,7 @@ def _deploy(
 
 
 def autoscaling_config(autoscaling: Autoscaling) -> dict[str, Any]:
-    """Serve's form of it, for a deployment's options or its entry under `deployments:` in a file."""
+    """Serve's form of it."""
     names = {"min_replicas", "max_replicas", "upscale_delay_s", "downscale_delay_s", "downscale_to_zero_delay_s"}
     config: dict[str, Any] = autoscaling.model_dump(include=names)
     if autoscaling.ongoing is not None:

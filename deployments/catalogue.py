@@ -54,9 +54,9 @@ class Catalogue:
 
     def check_weights(self) -> None:
         """Read every weight file. Raises BundleError: one is not what its bundle says."""
-        for bundle in [one.bundle for one in self.detectors.values()] + [
-            one.bundle for one in self.segmenters.values()
-        ]:
+        detectors = [one.bundle for one in self.detectors.values()]
+        segmenters = [one.bundle for one in self.segmenters.values()]
+        for bundle in detectors + segmenters:
             check_weights(bundle)
 
 

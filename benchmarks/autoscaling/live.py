@@ -27,7 +27,7 @@ from pipeline.tiny import scenes
 
 STAGES = ("detector-tiny", "image-encoder-tiny", "mask-decoder-tiny")
 CALLERS = 8
-CROWD = 28  # for new images, of which one takes a stage 40 ms
+CROWD = 28  # for new images, which are little work each
 CLASSES = [f"{colour} {shape}" for colour in scenes.COLOUR_NAMES for shape in scenes.SHAPES]
 POINTS = 150
 
